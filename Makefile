@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. Everything a target needs is installed or built
+# by the target itself; nothing has to be prepared by hand but Go, make and root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ROOT := $(CURDIR)
+BIN := $(ROOT)/bin
+export FINDEP_CACHE ?= $(HOME)/.cache/findep
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO ?= go
+# The sidecar and the command line tool contain the native CPU backend.
+NATIVE_TAGS := findep_native
+GO_LDFLAGS := -s -w -X main.version=$(VERSION)
+TEST_FLAGS ?=
+
+##@ Use it
+
+.PHONY: demo
+demo: ## Start a local cluster, serve the sample model on it and ask it something.
+	@hack/demo.sh up
+
+.PHONY: demo-down
+demo-down: ## Remove everything that `make demo` started.
+	@hack/demo.sh down
+
+##@ Build
+
+.PHONY: build
+build: native ## Build manager, runtime, server and findep into bin/.
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -ldflags '$(GO_LDFLAGS)' -o $(BIN)/ ./cmd/manager ./cmd/server
+	$(GO) build -tags $(NATIVE_TAGS) -ldflags '$(GO_LDFLAGS)' -o $(BIN)/ ./cmd/runtime ./cmd/findep
+
+.PHONY: prerequisites
+prerequisites: ## Install the Debian packages that building and testing need.
+	@hack/prerequisites.sh
+
+.PHONY: clean
+clean: ## Remove build results (not the cache of tools and cluster binaries).
+	rm -rf $(BIN) build
+
+##@ Test
+
+.PHONY: test
+test: test-unit test-native test-integration test-e2e ## Run all tests: unit, native, envtest and end-to-end.
+	@echo "make test: all passed"
+
+# The packages whose tests need a real API server or a cluster.
+CLUSTER_PACKAGES := ./controllers/moedeployment/... ./test/integration/... ./test/env/...
+UNIT_PACKAGES = $$($(GO) list ./... | grep -v -E '/(test/(e2e|integration|env)|controllers/moedeployment)(/|$$)')
+
+.PHONY: test-unit
+test-unit: native ## Unit tests of every package, with the native CPU backend.
+	$(GO) test -tags $(NATIVE_TAGS) $(TEST_FLAGS) $(UNIT_PACKAGES)
+
+.PHONY: test-native
+test-native: native-test ## Tests of the kernels in C++, with sanitizers.
+
+.PHONY: test-integration
+test-integration: ## Controller tests against a real API server.
+	$(GO) run ./hack/localcluster build --only kube-apiserver,etcd,kubectl
+	$(GO) test $(TEST_FLAGS) $(CLUSTER_PACKAGES)
+
+.PHONY: test-e2e
+test-e2e: build ## End-to-end tests on a real cluster (local unless KUBECONFIG is set).
+	hack/e2e.sh
+
+.PHONY: test-race
+test-race: native ## The runtime's and the planner's tests with the race detector.
+	$(GO) test -race -tags $(NATIVE_TAGS) ./runtime/...
+
+##@ Develop
+
+include hack/make/native.mk
+
+.PHONY: generate
+generate: ## Regenerate deep copies, CRDs, RBAC, protocol buffers and the chart's copies.
+	hack/generate.sh
+
+.PHONY: lint
+lint: tools ## Run golangci-lint.
+	$(FINDEP_CACHE)/tools/golangci-lint run ./...
+
+.PHONY: tools
+tools: ## Build the pinned development tools of hack/tools.
+	hack/tools.sh
+
+.PHONY: verify
+verify: ## Regenerate, lint, check imports, and require a clean tree.
+	hack/verify.sh
+
+.PHONY: tinymodel
+tinymodel: ## Train the sample checkpoint again and rewrite its references (needs Python).
+	bash hack/tinymodel/run.sh
+
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN {FS = ":.*##"; printf "Usage: make TARGET\n"} \
+	  /^[a-zA-Z0-9_-]+:.*?##/ { printf "  %-18s %s\n", $$1, $$2 } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) }' $(MAKEFILE_LIST)
