@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Brings the whole product up on a cluster: binaries, images, cluster, chart.
+#   hack/stack.sh up     prints progress; leaves build/stack.env to be sourced
+#   hack/stack.sh down   removes the local cluster
+# With KUBECONFIG set it uses that cluster; the images must then be where its
+# nodes can pull them: FINDEP_IMAGE_REGISTRY and FINDEP_IMAGE_TAG say where.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=hack/lib.sh
+. hack/lib.sh
+
+namespace=findep-system
+env_file=build/stack.env
+
+local_images() {
+  local tag=$1
+  step "Loading images into the nodes"
+  local load=("$FINDEP_CACHE/tools/localcluster" load-image)
+  "${load[@]}" --name "localhost/findep/manager:$tag" --binary bin/manager=/manager --entrypoint /manager
+  "${load[@]}" --name "localhost/findep/server:$tag" --binary bin/server=/server --entrypoint /server
+  "${load[@]}" --name "localhost/findep/runtime:$tag" --binary bin/runtime=/runtime --entrypoint /runtime --base-libs auto
+  "${load[@]}" --name localhost/findep/tinymodel:dev --add test/testdata/tinymodel=/
+}
+
+up() {
+  mkdir -p build
+  local registry tag pull
+  if [ -n "${KUBECONFIG:-}" ]; then
+    registry=${FINDEP_IMAGE_REGISTRY:?with KUBECONFIG set, FINDEP_IMAGE_REGISTRY must name the registry with the images manager, runtime, server and tinymodel}
+    tag=${FINDEP_IMAGE_TAG:?with KUBECONFIG set, FINDEP_IMAGE_TAG must name the tag of the images}
+    pull=IfNotPresent
+    step "Using the cluster of KUBECONFIG=$KUBECONFIG"
+    build_tool helm
+    export PATH="$FINDEP_CACHE/tools:$PATH"
+  else
+    step "Building the binaries"
+    make --no-print-directory build
+    build_localcluster
+    step "Building the cluster's own binaries (minutes the first time, then cached)"
+    "$FINDEP_CACHE/tools/localcluster" build
+    build_tool helm
+    step "Starting the local cluster"
+    "$FINDEP_CACHE/tools/localcluster" up
+    KUBECONFIG=$("$FINDEP_CACHE/tools/localcluster" kubeconfig)
+    export KUBECONFIG
+    export PATH="$("$FINDEP_CACHE/tools/localcluster" bin-dir):$FINDEP_CACHE/tools:$PATH"
+    registry=localhost/findep pull=Never
+    tag=$(sha256sum bin/manager bin/runtime bin/server | sha256sum | cut -c1-12)
+    local_images "$tag"
+  fi
+
+  step "Installing the chart with helm"
+  helm upgrade --install findep charts/findep-operator --namespace "$namespace" --create-namespace \
+    --set "images.registry=$registry" --set "images.tag=$tag" --set "images.pullPolicy=$pull" \
+    --wait --timeout 180s >build/helm.log || { cat build/helm.log >&2; kubectl -n "$namespace" get pods -o wide >&2; exit 1; }
+  cat >"$env_file" <<EOF
+export KUBECONFIG=$KUBECONFIG
+export PATH=$PATH
+export FINDEP_MODEL_IMAGE=$registry/tinymodel:$([ "$pull" = Never ] && echo dev || echo "$tag")
+EOF
+}
+
+case "${1:-}" in
+  up) up ;;
+  down) build_localcluster; "$FINDEP_CACHE/tools/localcluster" down ;;
+  *) echo "usage: hack/stack.sh up|down" >&2; exit 2 ;;
+esac
