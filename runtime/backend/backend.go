@@ -96,7 +96,11 @@ func (m Matrix) ColRange(from, to int) Matrix {
 }
 
 // Event marks a point in a stream.
-type Event interface{ Free() }
+type Event interface {
+	// Free gives the event back. It may be called while others wait for the
+	// event: they return with an error.
+	Free()
+}
 
 // Op identifies an operation for Supports. The numbers are part of the C ABI.
 type Op uint8
@@ -149,7 +153,11 @@ type Stream interface {
 	CopyIn(dst Buffer, offset int64, src []byte) error
 	CopyOut(dst []byte, src Buffer, offset int64) error
 	// Record marks the end of what was issued so far; Wait makes what is
-	// issued next start after the mark.
+	// issued next start after the mark. Wait means the last Record issued
+	// before it; on an event that was never recorded it blocks the caller until
+	// the first Record, or until Free, which makes it return an error. So an
+	// event that is used again must be recorded before the next Wait is
+	// issued, or be replaced by a new one.
 	Record(Event) error
 	Wait(Event) error
 	// Synchronize returns when everything issued has run, with the first
