@@ -369,9 +369,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		p := s.Parameters()
-
 		routed := float64(s.MoELayers()) * float64(s.MoE.Experts) * 3 * float64(s.HiddenSize) * float64(s.MoE.IntermediateSize)
-		if p.Total <= 0 || p.Activated <= 0 || p.Activated > p.Total || math.Abs(float64(p.RoutedTotal) / *routed - 1) > 1e-9 {
+		if p.Total <= 0 || p.Activated <= 0 || p.Activated > p.Total || math.Abs(float64(p.RoutedTotal)/routed-1) > 1e-9 {
 			t.Errorf("counts %+v of %+v", p, s)
 		}
 		if s.KVBytesPerToken(model.Float32) <= 0 || p.Total > math.MaxInt64/4 {
