@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Conditions of a MoEDeployment. All have positive polarity: True is good.
+// Unknown means that the question cannot be answered yet; the reason says why.
+
+// ModelResolved says whether the model's shape is known.
+const (
+	ConditionModelResolved = "ModelResolved"
+
+	// ReasonResolved surfaces when the shape was found and is valid.
+	ReasonResolved = "Resolved"
+	// ReasonUnknownModel surfaces when model.name is not in the catalogue; the
+	// message lists the names that are.
+	ReasonUnknownModel = "UnknownModel"
+	// ReasonConfigNotFound surfaces when the ConfigMap of model.configFrom or its
+	// key does not exist.
+	ReasonConfigNotFound = "ConfigNotFound"
+	// ReasonConfigInvalid surfaces when config.json cannot be read as a supported
+	// architecture.
+	ReasonConfigInvalid = "ConfigInvalid"
+	// ReasonSourceNotSupported surfaces when model.source.uri has a scheme that
+	// this version does not fetch from.
+	ReasonSourceNotSupported = "SourceNotSupported"
+)
+
+// Feasible says whether the model fits on the GPUs and a split was found.
+const (
+	ConditionFeasible = "Feasible"
+
+	// ReasonFits surfaces when each group's memory need is within its GPUs.
+	ReasonFits = "Fits"
+	// ReasonMemoryExceeded surfaces when a group needs more memory than its GPUs
+	// have; the message names the group, need and capacity in bytes, and the
+	// nearest split that fits.
+	ReasonMemoryExceeded = "MemoryExceeded"
+	// ReasonTooManyExpertGPUs surfaces when gpus.expert exceeds the number of
+	// routed experts, so that a GPU would hold none.
+	ReasonTooManyExpertGPUs = "TooManyExpertGPUs"
+	// ReasonProfileNotFound surfaces when groups.*.profileRef names neither a
+	// GPUProfile nor a preset.
+	ReasonProfileNotFound = "ProfileNotFound"
+	// ReasonProfileInvalid surfaces when a GPUProfile holds figures that cannot
+	// be planned with.
+	ReasonProfileInvalid = "ProfileInvalid"
+	// ReasonObjectiveUnreachable surfaces when no schedule is predicted to meet
+	// spec.slo. The instance runs with the schedule that comes nearest.
+	ReasonObjectiveUnreachable = "ObjectiveUnreachable"
+	// ReasonContextTooLong surfaces when model.maxContextTokens exceeds the
+	// context the model was made for.
+	ReasonContextTooLong = "ContextTooLong"
+	// ReasonModelNotResolved surfaces (Unknown) while ModelResolved is not True.
+	ReasonModelNotResolved = "ModelNotResolved"
+)
+
+// Scheduled says whether every pod has a node.
+const (
+	ConditionScheduled = "Scheduled"
+
+	// ReasonAllPodsScheduled surfaces when every pod of every instance has a node.
+	ReasonAllPodsScheduled = "AllPodsScheduled"
+	// ReasonUnschedulable surfaces when the scheduler found no place; the message
+	// is the scheduler's own.
+	ReasonUnschedulable = "Unschedulable"
+	// ReasonWaitingForScheduler surfaces when pods exist and the scheduler has not
+	// said anything about them yet.
+	ReasonWaitingForScheduler = "WaitingForScheduler"
+	// ReasonPodsNotCreated surfaces when pods are still to be made.
+	ReasonPodsNotCreated = "PodsNotCreated"
+	// ReasonGangNotServed surfaces when placement.gang is Required and the API
+	// server does not serve PodGroups.
+	ReasonGangNotServed = "GangNotServed"
+	// ReasonNoInstances surfaces (on several conditions) when replicas is 0.
+	ReasonNoInstances = "NoInstances"
+)
+
+// RendezvousComplete says whether every rank of every instance has joined.
+const (
+	ConditionRendezvousComplete = "RendezvousComplete"
+
+	// ReasonAllRanksJoined surfaces when every instance has formed.
+	ReasonAllRanksJoined = "AllRanksJoined"
+	// ReasonRanksMissing surfaces when a leader waits for ranks; the message names
+	// them.
+	ReasonRanksMissing = "RanksMissing"
+	// ReasonLeaderNotRunning surfaces when the leader's pod does not run yet.
+	ReasonLeaderNotRunning = "LeaderNotRunning"
+	// ReasonLeaderUnreachable surfaces (Unknown) when the operator cannot read a
+	// leader that runs.
+	ReasonLeaderUnreachable = "LeaderUnreachable"
+)
+
+// Available says whether enough instances serve: at least replicas less
+// rollout.maxUnavailable, and at least one. Its reason is the Status column
+// of kubectl get.
+const (
+	ConditionAvailable = "Available"
+
+	// ReasonServing surfaces when enough instances serve.
+	ReasonServing = "Serving"
+	// ReasonInfeasible surfaces when nothing is made because Feasible or
+	// ModelResolved is False.
+	ReasonInfeasible = "Infeasible"
+	// ReasonPending surfaces when pods have no node; the message is the
+	// scheduler's own.
+	ReasonPending = "Pending"
+	// ReasonStarting surfaces when containers are being started.
+	ReasonStarting = "Starting"
+	// ReasonForming surfaces when ranks are finding each other.
+	ReasonForming = "Forming"
+	// ReasonImagePullFailed surfaces when an image cannot be pulled; the message
+	// names pod, container and image.
+	ReasonImagePullFailed = "ImagePullFailed"
+	// ReasonContainerFailing surfaces when a container keeps exiting; the message
+	// names pod, container, exit code and the end of its output.
+	ReasonContainerFailing = "ContainerFailing"
+	// ReasonDeleting surfaces while the object is being deleted.
+	ReasonDeleting = "Deleting"
+	// ReasonReconcileFailed surfaces when the operator could not do its work; the
+	// message is the error.
+	ReasonReconcileFailed = "ReconcileFailed"
+)
+
+// Progressing says whether the operator or the nodes are still working towards
+// the spec. False is the normal state of rest.
+const (
+	ConditionProgressing = "Progressing"
+
+	// ReasonComplete surfaces when every instance serves at the current revision.
+	ReasonComplete = "Complete"
+	// ReasonBlocked surfaces (False) when nothing moves until someone acts: free
+	// GPUs, fix an image, correct the spec. The message says what.
+	ReasonBlocked = "Blocked"
+	// ReasonCreating surfaces when instances are being made.
+	ReasonCreating = "Creating"
+	// ReasonRollingOut surfaces when instances are being recreated after a change.
+	ReasonRollingOut = "RollingOut"
+	// ReasonRecovering surfaces when pods are being replaced.
+	ReasonRecovering = "Recovering"
+	// ReasonScalingDown surfaces when instances are being removed.
+	ReasonScalingDown = "ScalingDown"
+	// ReasonPaused surfaces (False) when rollout.paused holds a rollout.
+	ReasonPaused = "Paused"
+)
+
+// PredictionAccurate says whether measured step times agree with predicted ones.
+const (
+	ConditionPredictionAccurate = "PredictionAccurate"
+
+	// ReasonWithin15Percent surfaces when the error is at most 15 %.
+	ReasonWithin15Percent = "Within15Percent"
+	// ReasonErrorAbove15Percent surfaces when it is more; the profile does not
+	// describe these GPUs.
+	ReasonErrorAbove15Percent = "ErrorAbove15Percent"
+	// ReasonNoMeasurement surfaces (Unknown) before there is anything to compare.
+	ReasonNoMeasurement = "NoMeasurement"
+)
+
+// SLOAttained says whether observed latencies are within spec.slo.
+const (
+	ConditionSLOAttained = "SLOAttained"
+
+	// ReasonAttained surfaces when they are.
+	ReasonAttained = "Attained"
+	// ReasonTimeToFirstTokenExceeded surfaces when the first token comes too late.
+	ReasonTimeToFirstTokenExceeded = "TimeToFirstTokenExceeded"
+	// ReasonTimePerOutputTokenExceeded surfaces when tokens come too slowly.
+	ReasonTimePerOutputTokenExceeded = "TimePerOutputTokenExceeded"
+	// ReasonNoObjective surfaces (Unknown) when spec.slo sets none.
+	ReasonNoObjective = "NoObjective"
+)
+
+// FullyActedOn says whether every field of the spec has an effect in this
+// version of the operator.
+const (
+	ConditionFullyActedOn = "FullyActedOn"
+
+	// ReasonAllFieldsActedOn surfaces when it has.
+	ReasonAllFieldsActedOn = "AllFieldsActedOn"
+	// ReasonFieldsNotActedOn surfaces when the spec sets fields that are accepted
+	// and stored but have no effect yet; the message lists them.
+	ReasonFieldsNotActedOn = "FieldsNotActedOn"
+)
+
+// Conditions of a GPUProfile.
+const (
+	// ConditionProfileValid says whether the profile can be planned with.
+	ConditionProfileValid = "Valid"
+)
