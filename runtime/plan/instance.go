@@ -141,6 +141,16 @@ func (in *Instance) Topology() Instance {
 	return t
 }
 
+// ScheduleHash identifies what may change while the pods run: the schedule, the
+// objectives and the operator's plan. The leader reports the one in use.
+func (in *Instance) ScheduleHash() (string, error) {
+	return Hash(struct {
+		Schedule Schedule
+		SLO      SLO
+		Start    Plan
+	}{in.Schedule, in.SLO, in.Start})
+}
+
 // Identity is the URI that an instance's certificates carry as subject
 // alternative name, and that each peer checks.
 func (in *Instance) Identity() string {
