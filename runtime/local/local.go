@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package local runs one instance as processes of this machine, one per rank,
+// wired exactly as the pods of a deployment are: the same configuration file,
+// the same mutual TLS, the same sockets. It is what `findep run` and the
+// process-level tests stand on.
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/findep/findep-operator/runtime/identity"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// Host is the address all ranks listen on.
+const Host = "127.0.0.1"
+
+// stopGrace is how long a rank may take to end by itself.
+const stopGrace = 5 * time.Second
+
+// Options describe the instance to start.
+type Options struct {
+	// ModelDir holds config.json, the weights and the tokenizer.
+	ModelDir string
+	// ModelName is the public name; empty means the directory's name.
+	ModelName string
+	// Attention and Expert are the group sizes.
+	Attention, Expert int
+	// MaxContextTokens bounds one sequence.
+	MaxContextTokens int
+	// Schedule is how plans are chosen.
+	Schedule plan.Schedule
+	// Command is the program of one rank with its leading arguments; rank
+	// flags are appended. Usually the own executable and "rank".
+	Command []string
+	// ExtraArgs are appended after the rank flags.
+	ExtraArgs []string
+	// Log receives the ranks' standard error; nil discards it.
+	Log io.Writer
+}
+
+// Instance is a running set of rank processes.
+type Instance struct {
+	// Config is what the ranks were told.
+	Config *plan.Instance
+
+	dir     string
+	options Options
+	mu      sync.Mutex
+	ranks   []*process
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // valid after done
+}
+
+// Start writes the configuration and certificates to a temporary directory and
+// starts all ranks. It does not wait until they have formed. Stop must be
+// called whatever happens later.
+func Start(ctx context.Context, o Options) (*Instance, error) {
+	config, err := newConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "findep-")
+	if err != nil {
+		return nil, fmt.Errorf("local instance: %w", err)
+	}
+	in := &Instance{Config: config, dir: dir, options: o, ranks: make([]*process, config.WorldSize())}
+	if err := in.prepare(); err != nil {
+		in.Stop()
+		return nil, err
+	}
+	for rank := range in.ranks {
+		if err := in.StartRank(ctx, rank); err != nil {
+			in.Stop()
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+func newConfig(o Options) (*plan.Instance, error) {
+	dir, err := filepath.Abs(o.ModelDir)
+	if err != nil {
+		return nil, fmt.Errorf("local instance: model directory %q: %w", o.ModelDir, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
+		return nil, fmt.Errorf("local instance: model directory %q has no config.json: %w", o.ModelDir, err)
+	}
+	name := o.ModelName
+	if name == "" {
+		name = filepath.Base(dir)
+	}
+	world := o.Attention + o.Expert
+	config := &plan.Instance{
+		Namespace: "local", Deployment: "local", Revision: "local",
+		AttentionRanks: o.Attention, ExpertRanks: o.Expert,
+		Model:    plan.ModelRef{Name: name, Path: dir, MaxContextTokens: o.MaxContextTokens},
+		Schedule: o.Schedule,
+		Start:    plan.Plan{Policy: o.Schedule.Policy, MicroBatchSize: 1, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1},
+	}
+	for range max(0, min(world, plan.MaxRanks)) {
+		config.Hosts = append(config.Hosts, Host)
+	}
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config.Ports, err = freePorts(world)
+	return config, err
+}
+
+// freePorts finds three unused ports per rank. All are held open until the
+// last is found, so they are distinct; another program could still take one
+// before the rank listens, in which case the rank says which port was taken.
+func freePorts(world int) ([]plan.RankPorts, error) {
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
+	next := func() (int, error) {
+		l, err := net.Listen("tcp", net.JoinHostPort(Host, "0"))
+		if err != nil {
+			return 0, fmt.Errorf("local instance: no free port: %w", err)
+		}
+		held = append(held, l)
+		return l.Addr().(*net.TCPAddr).Port, nil
+	}
+	ports := make([]plan.RankPorts, world)
+	for i := range ports {
+		for _, p := range []*int{&ports[i].Control, &ports[i].Data, &ports[i].Metrics} {
+			n, err := next()
+			if err != nil {
+				return nil, err
+			}
+			*p = n
+		}
+	}
+	return ports, nil
+}
+
+// prepare writes instance.json and the TLS material of the instance.
+func (in *Instance) prepare() error {
+	if err := in.WriteConfig(); err != nil {
+		return err
+	}
+	now := time.Now()
+	ca, err := identity.NewCA(now, rand.Reader, "local")
+	if err != nil {
+		return err
+	}
+	bundle, err := ca.Issue(now, in.Config.Identity(), []string{Host}, "instance", 24*time.Hour)
+	if err != nil {
+		return err
+	}
+	return in.WriteTLS(bundle)
+}
+
+// WriteTLS replaces the instance's certificate.
+func (in *Instance) WriteTLS(b *identity.Bundle) error {
+	if err := os.MkdirAll(in.tlsDir(), 0o700); err != nil {
+		return fmt.Errorf("local instance: %w", err)
+	}
+	for name, data := range map[string][]byte{"ca.crt": b.CA, "tls.crt": b.Cert, "tls.key": b.Key} {
+		if err := os.WriteFile(filepath.Join(in.tlsDir(), name), data, 0o600); err != nil {
+			return fmt.Errorf("local instance: %w", err)
+		}
+	}
+	return nil
+}
+
+// WriteConfig writes Config to the file that the ranks watch, in one step as a
+// ConfigMap volume does.
+func (in *Instance) WriteConfig() error {
+	b, err := json.Marshal(in.Config)
+	if err != nil {
+		return fmt.Errorf("local instance: %w", err)
+	}
+	file := filepath.Join(in.dir, plan.InstanceFile)
+	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
+		return fmt.Errorf("local instance: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("local instance: %w", err)
+	}
+	return nil
+}
+
+// StartRank starts one rank's process, also again after it ended.
+func (in *Instance) StartRank(ctx context.Context, rank int) error {
+	args := append([]string{}, in.options.Command[1:]...)
+	args = append(args, "--config-dir", in.dir, "--tls-dir", in.tlsDir(), "--socket", in.Socket(rank),
+		"--rank", strconv.Itoa(rank), "--listen-host", Host)
+	args = append(args, in.options.ExtraArgs...)
+	cmd := exec.CommandContext(ctx, in.options.Command[0], args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopGrace
+	cmd.Stderr = in.options.Log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("local instance: start rank %d: %w", rank, err)
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	in.mu.Lock()
+	in.ranks[rank] = p
+	in.mu.Unlock()
+	return nil
+}
+
+// Socket is the Engine socket of a rank.
+func (in *Instance) Socket(rank int) string {
+	return filepath.Join(in.dir, fmt.Sprintf("rank%d.sock", rank))
+}
+
+func (in *Instance) tlsDir() string { return filepath.Join(in.dir, "tls") }
+
+// TLSDir is the directory with the instance's certificate.
+func (in *Instance) TLSDir() string { return in.tlsDir() }
+
+// Process is the process of a rank, to be signalled by tests.
+func (in *Instance) Process(rank int) *os.Process {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.ranks[rank].cmd.Process
+}
+
+// Failed returns an error once a rank has ended by itself, nil while all run.
+func (in *Instance) Failed() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for rank, p := range in.ranks {
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.done:
+			return fmt.Errorf("local instance: rank %d ended: %w", rank, errors.Join(p.err, errEnded))
+		default:
+		}
+	}
+	return nil
+}
+
+var errEnded = errors.New("the process is gone; its last lines say why")
+
+// Stop ends all ranks and removes the temporary directory.
+func (in *Instance) Stop() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, p := range in.ranks {
+		if p != nil {
+			_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	for _, p := range in.ranks {
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-grace.Done():
+			_ = p.cmd.Process.Kill()
+			<-p.done
+		}
+	}
+	_ = os.RemoveAll(in.dir)
+}
