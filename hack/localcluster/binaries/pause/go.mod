@@ -1,0 +1,3 @@
+module github.com/findep/findep-operator/hack/localcluster/binaries/pause
+
+go 1.26.0
