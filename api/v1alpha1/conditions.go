@@ -182,9 +182,3 @@ const (
 	// and stored but have no effect yet; the message lists them.
 	ReasonFieldsNotActedOn = "FieldsNotActedOn"
 )
-
-// Conditions of a GPUProfile.
-const (
-	// ConditionProfileValid says whether the profile can be planned with.
-	ConditionProfileValid = "Valid"
-)

@@ -5,7 +5,7 @@ package v1alpha1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // GPUProfileSpec is what was measured about one kind of GPU and its
-// interconnect: linear models of durations, time = latency + work / rate
+// interconnect: linear models of durations, time = alpha + slope * work
 // (arXiv 2512.21487, equations 7 to 9), and memory.
 type GPUProfileSpec struct {
 	// nodeSelector matches the nodes with this kind of GPU, for example
@@ -16,72 +16,100 @@ type GPUProfileSpec struct {
 	// +kubebuilder:validation:MaxProperties=16
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
+	// quality says where the figures come from: Measured (calibrated on such
+	// GPUs) or Datasheet. Default Datasheet.
+	// +optional
+	Quality ProfileQuality `json:"quality,omitempty"`
+
+	// source says in words where the figures come from.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Source string `json:"source,omitempty"`
+
 	// memoryBytes is the memory of one GPU, in bytes.
 	// +required
 	// +kubebuilder:validation:Minimum=1048576
-	// +kubebuilder:validation:Maximum=17592186044416
+	// +kubebuilder:validation:Maximum=1125899906842624
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 
-	// reservedBytes is the part of it that is not for the model: driver,
-	// communication buffers, fragmentation. Default 0.
+	// usableMemoryPermille is the part of memoryBytes that may be planned with,
+	// in thousandths. Default 900.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	UsableMemoryPermille int32 `json:"usableMemoryPermille,omitempty"`
+
+	// reservedBytes is taken from the usable part for the runtime itself:
+	// contexts, workspaces of libraries, communication buffers. Default 0.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=17592186044416
+	// +kubebuilder:validation:Maximum=1125899906842624
 	ReservedBytes int64 `json:"reservedBytes,omitempty"`
 
-	// gemm is the time of a dense matrix product. Its unit of work is one
-	// multiply-accumulate.
+	// gemm is the time of one dense matrix product.
 	// +required
-	GEMM LinearModel `json:"gemm,omitzero"`
+	GEMM ComputeModel `json:"gemm,omitzero"`
 
-	// groupedGEMM is the time of one grouped matrix product over the experts of a
-	// GPU. Its unit of work is one multiply-accumulate. Default: gemm.
+	// groupedGEMM is the time of one grouped matrix product over all experts of
+	// a GPU. Default: gemm.
 	// +optional
-	GroupedGEMM *LinearModel `json:"groupedGEMM,omitempty"`
+	GroupedGEMM *ComputeModel `json:"groupedGEMM,omitempty"`
 
-	// attention is the time of attention over a prompt. Its unit of work is one
-	// multiply-accumulate, n_h S^2 (d_k + d_v) per sample.
+	// attention is the time of scores and weighted values of one layer.
 	// +required
-	Attention LinearModel `json:"attention,omitzero"`
+	Attention ComputeModel `json:"attention,omitzero"`
 
-	// memory is the time of reading weights or KV cache. Its unit of work is one
-	// byte. Default: it never limits.
+	// memory is the time of reading weights and KV cache. Default: reading takes
+	// no time.
 	// +optional
-	Memory *LinearModel `json:"memory,omitempty"`
+	Memory *TransferModel `json:"memory,omitempty"`
 
-	// link is the time of one exchange between the groups, per pair of GPUs. Its
-	// unit of work is one byte.
+	// link is the time of one transfer between the groups, per GPU and
+	// direction.
 	// +required
-	Link LinearModel `json:"link,omitzero"`
+	Link TransferModel `json:"link,omitzero"`
 }
 
-// LinearModel is time = latencyNanoseconds + work / unitsPerMillisecond.
-type LinearModel struct {
-	// latencyNanoseconds is the part that does not depend on the amount of work.
-	// +required
-	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=60000000000
-	LatencyNanoseconds int64 `json:"latencyNanoseconds"`
+// ProfileQuality says where the figures of a profile come from.
+// +kubebuilder:validation:Enum=Measured;Datasheet
+type ProfileQuality string
 
-	// unitsPerMillisecond is the rate.
+// The qualities of a profile.
+const (
+	ProfileMeasured  ProfileQuality = "Measured"
+	ProfileDatasheet ProfileQuality = "Datasheet"
+)
+
+// ComputeModel is the time of one launch as a function of its work in
+// multiply-accumulates (half the FLOPs).
+type ComputeModel struct {
+	// alphaNanoseconds is paid per launch.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3600000000000
+	AlphaNanoseconds int64 `json:"alphaNanoseconds,omitempty"`
+
+	// picosecondsPerGigaMAC is the slope, per 10^9 multiply-accumulates.
 	// +required
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=1000000000000000
-	UnitsPerMillisecond int64 `json:"unitsPerMillisecond,omitempty"`
+	// +kubebuilder:validation:Maximum=3600000000000000
+	PicosecondsPerGigaMAC int64 `json:"picosecondsPerGigaMAC,omitempty"`
 }
 
-// GPUProfileStatus says whether the profile can be used.
-type GPUProfileStatus struct {
-	// observedGeneration is the generation that this status describes.
+// TransferModel is the time to move bytes.
+type TransferModel struct {
+	// alphaNanoseconds is paid per transfer.
 	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3600000000000
+	AlphaNanoseconds int64 `json:"alphaNanoseconds,omitempty"`
 
-	// conditions of the profile.
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=8
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// picosecondsPerMegabyte is the slope, per 10^6 bytes.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3600000000000000
+	PicosecondsPerMegabyte int64 `json:"picosecondsPerMegabyte,omitempty"`
 }
 
 // GPUProfile holds what was measured about one kind of GPU and its
@@ -89,8 +117,8 @@ type GPUProfileStatus struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=findep
-// +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Memory",type=integer,JSONPath=`.spec.memoryBytes`
+// +kubebuilder:printcolumn:name="Memory",type=integer,JSONPath=`.spec.memoryBytes`,description="Bytes of memory of one GPU"
+// +kubebuilder:printcolumn:name="Quality",type=string,JSONPath=`.spec.quality`,description="Measured or Datasheet"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type GPUProfile struct {
 	metav1.TypeMeta `json:",inline"`
@@ -102,10 +130,6 @@ type GPUProfile struct {
 	// spec is what was measured.
 	// +required
 	Spec GPUProfileSpec `json:"spec,omitzero"`
-
-	// status says whether the profile can be used.
-	// +optional
-	Status GPUProfileStatus `json:"status,omitzero"`
 }
 
 // GPUProfileList is a list of GPUProfile.

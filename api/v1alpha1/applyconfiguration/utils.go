@@ -18,12 +18,12 @@ import (
 func ForKind(kind schema.GroupVersionKind) interface{} {
 	switch kind {
 	// Group=findep.dev, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithKind("ComputeModel"):
+		return &apiv1alpha1.ComputeModelApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfile"):
 		return &apiv1alpha1.GPUProfileApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfileSpec"):
 		return &apiv1alpha1.GPUProfileSpecApplyConfiguration{}
-	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfileStatus"):
-		return &apiv1alpha1.GPUProfileStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUSpec"):
 		return &apiv1alpha1.GPUSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GroupSpec"):
@@ -34,8 +34,6 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ImagesSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InstanceStatus"):
 		return &apiv1alpha1.InstanceStatusApplyConfiguration{}
-	case v1alpha1.SchemeGroupVersion.WithKind("LinearModel"):
-		return &apiv1alpha1.LinearModelApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MemoryStatus"):
 		return &apiv1alpha1.MemoryStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ModelConfigSource"):
@@ -78,6 +76,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.SplitStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TopologySpec"):
 		return &apiv1alpha1.TopologySpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TransferModel"):
+		return &apiv1alpha1.TransferModelApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("WorkloadSpec"):
 		return &apiv1alpha1.WorkloadSpecApplyConfiguration{}
 

@@ -25,6 +25,15 @@ func Parser() *typed.Parser {
 var parserOnce sync.Once
 var parser *typed.Parser
 var schemaYAML = typed.YAMLObject(`types:
+- name: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
+  map:
+    fields:
+    - name: alphaNanoseconds
+      type:
+        scalar: numeric
+    - name: picosecondsPerGigaMAC
+      type:
+        scalar: numeric
 - name: com.github.findep.findep-operator.api.v1alpha1.DType
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.GPUProfile
@@ -42,27 +51,24 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: spec
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.GPUProfileSpec
-    - name: status
-      type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.GPUProfileStatus
 - name: com.github.findep.findep-operator.api.v1alpha1.GPUProfileSpec
   map:
     fields:
     - name: attention
       type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.LinearModel
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
     - name: gemm
       type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.LinearModel
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
     - name: groupedGEMM
       type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.LinearModel
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
     - name: link
       type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.LinearModel
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TransferModel
     - name: memory
       type:
-        namedType: com.github.findep.findep-operator.api.v1alpha1.LinearModel
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TransferModel
     - name: memoryBytes
       type:
         scalar: numeric
@@ -71,21 +77,16 @@ var schemaYAML = typed.YAMLObject(`types:
         map:
           elementType:
             scalar: string
+    - name: quality
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ProfileQuality
     - name: reservedBytes
       type:
         scalar: numeric
-- name: com.github.findep.findep-operator.api.v1alpha1.GPUProfileStatus
-  map:
-    fields:
-    - name: conditions
+    - name: source
       type:
-        list:
-          elementType:
-            namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
-          elementRelationship: associative
-          keys:
-          - type
-    - name: observedGeneration
+        scalar: string
+    - name: usableMemoryPermille
       type:
         scalar: numeric
 - name: com.github.findep.findep-operator.api.v1alpha1.GPUSpec
@@ -197,15 +198,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: revision
       type:
         scalar: string
-- name: com.github.findep.findep-operator.api.v1alpha1.LinearModel
-  map:
-    fields:
-    - name: latencyNanoseconds
-      type:
-        scalar: numeric
-    - name: unitsPerMillisecond
-      type:
-        scalar: numeric
 - name: com.github.findep.findep-operator.api.v1alpha1.MemoryStatus
   map:
     fields:
@@ -494,6 +486,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: tokensPerSecond
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.ProfileQuality
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.ProfileStatus
   map:
     fields:
@@ -624,6 +618,15 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: key
       type:
         scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.TransferModel
+  map:
+    fields:
+    - name: alphaNanoseconds
+      type:
+        scalar: numeric
+    - name: picosecondsPerMegabyte
+      type:
+        scalar: numeric
 - name: com.github.findep.findep-operator.api.v1alpha1.WorkloadSpec
   map:
     fields:

@@ -24,8 +24,6 @@ type GPUProfileApplyConfiguration struct {
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is what was measured.
 	Spec *GPUProfileSpecApplyConfiguration `json:"spec,omitempty"`
-	// status says whether the profile can be used.
-	Status *GPUProfileStatusApplyConfiguration `json:"status,omitempty"`
 }
 
 // GPUProfile constructs a declarative configuration of the GPUProfile type for use with
@@ -70,12 +68,6 @@ func ExtractGPUProfileFrom(gPUProfile *apiv1alpha1.GPUProfile, fieldManager stri
 // applied if another fieldManager has updated or force applied any of the previously applied fields.
 func ExtractGPUProfile(gPUProfile *apiv1alpha1.GPUProfile, fieldManager string) (*GPUProfileApplyConfiguration, error) {
 	return ExtractGPUProfileFrom(gPUProfile, fieldManager, "")
-}
-
-// ExtractGPUProfileStatus extracts the applied configuration owned by fieldManager from
-// gPUProfile for the status subresource.
-func ExtractGPUProfileStatus(gPUProfile *apiv1alpha1.GPUProfile, fieldManager string) (*GPUProfileApplyConfiguration, error) {
-	return ExtractGPUProfileFrom(gPUProfile, fieldManager, "status")
 }
 
 func (b GPUProfileApplyConfiguration) IsApplyConfiguration() {}
@@ -243,14 +235,6 @@ func (b *GPUProfileApplyConfiguration) ensureObjectMetaApplyConfigurationExists(
 // If called multiple times, the Spec field is set to the value of the last call.
 func (b *GPUProfileApplyConfiguration) WithSpec(value *GPUProfileSpecApplyConfiguration) *GPUProfileApplyConfiguration {
 	b.Spec = value
-	return b
-}
-
-// WithStatus sets the Status field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the Status field is set to the value of the last call.
-func (b *GPUProfileApplyConfiguration) WithStatus(value *GPUProfileStatusApplyConfiguration) *GPUProfileApplyConfiguration {
-	b.Status = value
 	return b
 }
 

@@ -4,37 +4,47 @@
 
 package v1alpha1
 
+import (
+	apiv1alpha1 "github.com/findep/findep-operator/api/v1alpha1"
+)
+
 // GPUProfileSpecApplyConfiguration represents a declarative configuration of the GPUProfileSpec type for use
 // with apply.
 //
 // GPUProfileSpec is what was measured about one kind of GPU and its
-// interconnect: linear models of durations, time = latency + work / rate
+// interconnect: linear models of durations, time = alpha + slope * work
 // (arXiv 2512.21487, equations 7 to 9), and memory.
 type GPUProfileSpecApplyConfiguration struct {
 	// nodeSelector matches the nodes with this kind of GPU, for example
 	// nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3. A profile without one is
 	// only used by groups.*.profileRef.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// quality says where the figures come from: Measured (calibrated on such
+	// GPUs) or Datasheet. Default Datasheet.
+	Quality *apiv1alpha1.ProfileQuality `json:"quality,omitempty"`
+	// source says in words where the figures come from.
+	Source *string `json:"source,omitempty"`
 	// memoryBytes is the memory of one GPU, in bytes.
 	MemoryBytes *int64 `json:"memoryBytes,omitempty"`
-	// reservedBytes is the part of it that is not for the model: driver,
-	// communication buffers, fragmentation. Default 0.
+	// usableMemoryPermille is the part of memoryBytes that may be planned with,
+	// in thousandths. Default 900.
+	UsableMemoryPermille *int32 `json:"usableMemoryPermille,omitempty"`
+	// reservedBytes is taken from the usable part for the runtime itself:
+	// contexts, workspaces of libraries, communication buffers. Default 0.
 	ReservedBytes *int64 `json:"reservedBytes,omitempty"`
-	// gemm is the time of a dense matrix product. Its unit of work is one
-	// multiply-accumulate.
-	GEMM *LinearModelApplyConfiguration `json:"gemm,omitempty"`
-	// groupedGEMM is the time of one grouped matrix product over the experts of a
-	// GPU. Its unit of work is one multiply-accumulate. Default: gemm.
-	GroupedGEMM *LinearModelApplyConfiguration `json:"groupedGEMM,omitempty"`
-	// attention is the time of attention over a prompt. Its unit of work is one
-	// multiply-accumulate, n_h S^2 (d_k + d_v) per sample.
-	Attention *LinearModelApplyConfiguration `json:"attention,omitempty"`
-	// memory is the time of reading weights or KV cache. Its unit of work is one
-	// byte. Default: it never limits.
-	Memory *LinearModelApplyConfiguration `json:"memory,omitempty"`
-	// link is the time of one exchange between the groups, per pair of GPUs. Its
-	// unit of work is one byte.
-	Link *LinearModelApplyConfiguration `json:"link,omitempty"`
+	// gemm is the time of one dense matrix product.
+	GEMM *ComputeModelApplyConfiguration `json:"gemm,omitempty"`
+	// groupedGEMM is the time of one grouped matrix product over all experts of
+	// a GPU. Default: gemm.
+	GroupedGEMM *ComputeModelApplyConfiguration `json:"groupedGEMM,omitempty"`
+	// attention is the time of scores and weighted values of one layer.
+	Attention *ComputeModelApplyConfiguration `json:"attention,omitempty"`
+	// memory is the time of reading weights and KV cache. Default: reading takes
+	// no time.
+	Memory *TransferModelApplyConfiguration `json:"memory,omitempty"`
+	// link is the time of one transfer between the groups, per GPU and
+	// direction.
+	Link *TransferModelApplyConfiguration `json:"link,omitempty"`
 }
 
 // GPUProfileSpecApplyConfiguration constructs a declarative configuration of the GPUProfileSpec type for use with
@@ -57,11 +67,35 @@ func (b *GPUProfileSpecApplyConfiguration) WithNodeSelector(entries map[string]s
 	return b
 }
 
+// WithQuality sets the Quality field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Quality field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithQuality(value apiv1alpha1.ProfileQuality) *GPUProfileSpecApplyConfiguration {
+	b.Quality = &value
+	return b
+}
+
+// WithSource sets the Source field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Source field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithSource(value string) *GPUProfileSpecApplyConfiguration {
+	b.Source = &value
+	return b
+}
+
 // WithMemoryBytes sets the MemoryBytes field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the MemoryBytes field is set to the value of the last call.
 func (b *GPUProfileSpecApplyConfiguration) WithMemoryBytes(value int64) *GPUProfileSpecApplyConfiguration {
 	b.MemoryBytes = &value
+	return b
+}
+
+// WithUsableMemoryPermille sets the UsableMemoryPermille field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the UsableMemoryPermille field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithUsableMemoryPermille(value int32) *GPUProfileSpecApplyConfiguration {
+	b.UsableMemoryPermille = &value
 	return b
 }
 
@@ -76,7 +110,7 @@ func (b *GPUProfileSpecApplyConfiguration) WithReservedBytes(value int64) *GPUPr
 // WithGEMM sets the GEMM field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the GEMM field is set to the value of the last call.
-func (b *GPUProfileSpecApplyConfiguration) WithGEMM(value *LinearModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+func (b *GPUProfileSpecApplyConfiguration) WithGEMM(value *ComputeModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.GEMM = value
 	return b
 }
@@ -84,7 +118,7 @@ func (b *GPUProfileSpecApplyConfiguration) WithGEMM(value *LinearModelApplyConfi
 // WithGroupedGEMM sets the GroupedGEMM field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the GroupedGEMM field is set to the value of the last call.
-func (b *GPUProfileSpecApplyConfiguration) WithGroupedGEMM(value *LinearModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+func (b *GPUProfileSpecApplyConfiguration) WithGroupedGEMM(value *ComputeModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.GroupedGEMM = value
 	return b
 }
@@ -92,7 +126,7 @@ func (b *GPUProfileSpecApplyConfiguration) WithGroupedGEMM(value *LinearModelApp
 // WithAttention sets the Attention field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Attention field is set to the value of the last call.
-func (b *GPUProfileSpecApplyConfiguration) WithAttention(value *LinearModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+func (b *GPUProfileSpecApplyConfiguration) WithAttention(value *ComputeModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.Attention = value
 	return b
 }
@@ -100,7 +134,7 @@ func (b *GPUProfileSpecApplyConfiguration) WithAttention(value *LinearModelApply
 // WithMemory sets the Memory field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Memory field is set to the value of the last call.
-func (b *GPUProfileSpecApplyConfiguration) WithMemory(value *LinearModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+func (b *GPUProfileSpecApplyConfiguration) WithMemory(value *TransferModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.Memory = value
 	return b
 }
@@ -108,7 +142,7 @@ func (b *GPUProfileSpecApplyConfiguration) WithMemory(value *LinearModelApplyCon
 // WithLink sets the Link field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the Link field is set to the value of the last call.
-func (b *GPUProfileSpecApplyConfiguration) WithLink(value *LinearModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+func (b *GPUProfileSpecApplyConfiguration) WithLink(value *TransferModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.Link = value
 	return b
 }

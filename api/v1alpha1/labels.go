@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Labels of everything that the operator makes for a MoEDeployment.
+const (
+	// LabelManagedBy is on every child; its value is ManagedByValue.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// ManagedByValue is the value of LabelManagedBy.
+	ManagedByValue = "findep-operator"
+	// LabelDeployment is the name of the MoEDeployment.
+	LabelDeployment = Group + "/deployment"
+	// LabelInstance is the index of the instance.
+	LabelInstance = Group + "/instance"
+	// LabelRole is Attention or Expert; on pods only.
+	LabelRole = Group + "/role"
+	// LabelRank is the rank within the instance; on pods only.
+	LabelRank = Group + "/rank"
+	// LabelLeader is "true" on the pod of rank 0.
+	LabelLeader = Group + "/leader"
+	// LabelRevision identifies the user's intent that the child was made from.
+	LabelRevision = Group + "/revision"
+)
+
+// Annotations of children.
+const (
+	// AnnotationConfigHash is on pods. The kubelet synchronises a pod's volumes at
+	// once when an annotation changes, so changing it makes a new configuration
+	// arrive in seconds instead of minutes.
+	AnnotationConfigHash = Group + "/config-hash"
+	// AnnotationDecision is on an instance's ConfigMap: what was decided when the
+	// revision's first instance was made. It keeps an upgraded operator, with a
+	// better solver or newer images, from restarting pods whose spec is unchanged.
+	AnnotationDecision = Group + "/decision"
+)
