@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+)
+
+// LeaderServiceName is the Service that clients send requests to.
+func LeaderServiceName(deployment string) string { return deployment }
+
+// HeadlessServiceName is the Service that gives every pod a DNS name.
+func HeadlessServiceName(deployment string) string { return deployment + "-ranks" }
+
+// CASecretName is the Secret with the deployment's certificate authority. Only
+// the operator reads it.
+func CASecretName(deployment string) string { return deployment + "-ca" }
+
+// InstanceName is the common prefix of an instance's children, and the name of
+// its PodGroup.
+func InstanceName(deployment string, index int32) string {
+	return fmt.Sprintf("%s-%d", deployment, index)
+}
+
+// ConfigMapName is the ConfigMap with an instance's configuration.
+func ConfigMapName(deployment string, index int32) string {
+	return InstanceName(deployment, index) + "-config"
+}
+
+// TLSSecretName is the Secret with an instance's certificate.
+func TLSSecretName(deployment string, index int32) string {
+	return InstanceName(deployment, index) + "-tls"
+}
+
+// PodName is the name, and the host name, of the pod that holds a rank: ranks
+// 0 to attention-1 are called ag-0, ag-1, ..., the others eg-0, eg-1, ...
+func PodName(deployment string, index int32, attention, rank int) string {
+	if rank < attention {
+		return fmt.Sprintf("%s-ag-%d", InstanceName(deployment, index), rank)
+	}
+	return fmt.Sprintf("%s-eg-%d", InstanceName(deployment, index), rank-attention)
+}
+
+// Host is the DNS name of the pod that holds a rank. It leaves out the cluster's
+// domain, which pods find through their search list.
+func Host(namespace, deployment string, index int32, attention, rank int) string {
+	return fmt.Sprintf("%s.%s.%s.svc", PodName(deployment, index, attention, rank),
+		HeadlessServiceName(deployment), namespace)
+}
+
+// DeploymentLabels are on every child of a deployment and select them all.
+func DeploymentLabels(deployment string) map[string]string {
+	return map[string]string{
+		v1alpha1.LabelManagedBy:  v1alpha1.ManagedByValue,
+		v1alpha1.LabelDeployment: deployment,
+	}
+}
+
+// LeaderLabels select the pods of rank 0 of all instances.
+func LeaderLabels(deployment string) map[string]string {
+	return map[string]string{v1alpha1.LabelDeployment: deployment, v1alpha1.LabelLeader: "true"}
+}
+
+func instanceLabels(in *Input) map[string]string {
+	l := DeploymentLabels(in.Owner.Name)
+	l[v1alpha1.LabelInstance] = strconv.Itoa(int(in.Index))
+	l[v1alpha1.LabelRevision] = in.Revision
+	return l
+}
+
+func podLabels(in *Input, rank int) map[string]string {
+	l := maps.Clone(instanceLabels(in))
+	l[v1alpha1.LabelRole] = string(in.role(rank))
+	l[v1alpha1.LabelRank] = strconv.Itoa(rank)
+	if rank == 0 {
+		l[v1alpha1.LabelLeader] = "true"
+	}
+	return l
+}

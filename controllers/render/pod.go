@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"maps"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// Names of the containers of a pod.
+const (
+	// RuntimeContainer is the native sidecar that solves and executes.
+	RuntimeContainer = "runtime"
+	// ServerContainer is the model server.
+	ServerContainer = "server"
+)
+
+// GPUResource is the extended resource that a pod asks for.
+const GPUResource = corev1.ResourceName("nvidia.com/gpu")
+
+// Places in the file system of the containers.
+const (
+	configDir = "/etc/findep/instance"
+	tlsDir    = "/etc/findep/tls"
+	runDir    = "/run/findep"
+	socket    = runDir + "/engine.sock"
+	modelRoot = "/models"
+	// ModelDir is where the model's files are.
+	ModelDir = modelRoot + "/model"
+)
+
+// nonRoot is the user and group of both containers, "nonroot" in distroless
+// images. The volumes' files are readable by the group.
+const nonRoot = 65532
+
+// Pod renders the pod that holds one rank. It satisfies the restricted Pod
+// Security Standard, except that a hostPath volume, if the user asks for one,
+// does not.
+func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
+	group := in.group(rank)
+	spec := corev1ac.PodSpec().
+		WithHostname(PodName(in.Owner.Name, in.Index, in.Attention, rank)).
+		WithSubdomain(HeadlessServiceName(in.Owner.Name)).
+		WithAutomountServiceAccountToken(false).
+		WithEnableServiceLinks(false).
+		WithRestartPolicy(corev1.RestartPolicyAlways).
+		WithTerminationGracePeriodSeconds(30).
+		WithSecurityContext(podSecurity()).
+		WithNodeSelector(group.NodeSelector).
+		WithTolerations(tolerations(group)...).
+		WithInitContainers(runtimeContainer(in, rank, group)).
+		WithContainers(serverContainer(in, rank, group)).
+		WithVolumes(volumes(in)...)
+	for _, s := range in.Images.PullSecrets {
+		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s))
+	}
+	if in.PriorityClassName != "" {
+		spec.WithPriorityClassName(in.PriorityClassName)
+	}
+	if in.Gang {
+		spec.WithSchedulingGroup(corev1ac.PodSchedulingGroup().
+			WithPodGroupName(InstanceName(in.Owner.Name, in.Index)))
+	}
+	return corev1ac.Pod(PodName(in.Owner.Name, in.Index, in.Attention, rank), in.Owner.Namespace).
+		WithLabels(podLabels(in, rank)).
+		WithAnnotations(map[string]string{v1alpha1.AnnotationConfigHash: in.ConfigHash}).
+		WithOwnerReferences(in.Owner.reference()).
+		WithSpec(spec)
+}
+
+// PodConfigHash is the one thing of a pod that changes while it runs. It is
+// applied with a field owner of its own, because an apply with the pod's own
+// would have to repeat the whole immutable spec.
+func PodConfigHash(namespace, name, hash string) *corev1ac.PodApplyConfiguration {
+	return corev1ac.Pod(name, namespace).
+		WithAnnotations(map[string]string{v1alpha1.AnnotationConfigHash: hash})
+}
+
+func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
+	c := container(in, RuntimeContainer, in.Images.Runtime).
+		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
+		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket).
+		WithPorts(port("metrics", plan.MetricsPort), port("control", plan.ControlPort), port("data", plan.DataPort)).
+		WithResources(resources(group.Resources, "50m", "128Mi", gpus(group))).
+		WithReadinessProbe(probe("/readyz", plan.MetricsPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
+		// Loading weights may take minutes without answering late; a process that
+		// does not answer at all for a minute is stuck.
+		WithLivenessProbe(probe("/healthz", plan.MetricsPort).WithPeriodSeconds(10).WithFailureThreshold(6))
+	return c.WithVolumeMounts(
+		mount("config", configDir).WithReadOnly(true),
+		mount("tls", tlsDir).WithReadOnly(true),
+		mount("run", runDir),
+		mount("tmp", "/tmp"),
+		modelMount(in))
+}
+
+func serverContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
+	return container(in, ServerContainer, in.Images.Server).
+		WithArgs("--config-dir", configDir, "--socket", socket, "--rank", strconv.Itoa(rank)).
+		WithPorts(port("http", plan.ServingPort)).
+		WithResources(resources(group.ServerResources, "10m", "64Mi", 0)).
+		WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
+		WithVolumeMounts(
+			mount("config", configDir).WithReadOnly(true),
+			mount("run", runDir),
+			mount("tmp", "/tmp"),
+			modelMount(in))
+}
+
+// container holds what both containers have in common. The end of the log
+// becomes the termination message, so that a crash explains itself in status.
+func container(in *Input, name, image string) *corev1ac.ContainerApplyConfiguration {
+	return corev1ac.Container().WithName(name).WithImage(image).
+		WithImagePullPolicy(in.Images.PullPolicy).
+		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
+		WithSecurityContext(corev1ac.SecurityContext().
+			WithAllowPrivilegeEscalation(false).
+			WithReadOnlyRootFilesystem(true).
+			WithCapabilities(corev1ac.Capabilities().WithDrop("ALL")))
+}
+
+func podSecurity() *corev1ac.PodSecurityContextApplyConfiguration {
+	return corev1ac.PodSecurityContext().
+		WithRunAsNonRoot(true).WithRunAsUser(nonRoot).WithRunAsGroup(nonRoot).WithFSGroup(nonRoot).
+		WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))
+}
+
+func port(name string, number int32) *corev1ac.ContainerPortApplyConfiguration {
+	return corev1ac.ContainerPort().WithName(name).WithContainerPort(number).WithProtocol(corev1.ProtocolTCP)
+}
+
+func probe(path string, port int32) *corev1ac.ProbeApplyConfiguration {
+	return corev1ac.Probe().WithTimeoutSeconds(5).
+		WithHTTPGet(corev1ac.HTTPGetAction().WithPath(path).WithPort(intstr.FromInt32(port)))
+}
+
+func mount(volume, path string) *corev1ac.VolumeMountApplyConfiguration {
+	return corev1ac.VolumeMount().WithName(volume).WithMountPath(path)
+}
+
+func modelMount(in *Input) *corev1ac.VolumeMountApplyConfiguration {
+	m := mount("model", ModelDir).WithReadOnly(true)
+	if in.Source.SubPath != "" {
+		m.WithSubPath(in.Source.SubPath)
+	}
+	return m
+}
+
+func volumes(in *Input) []*corev1ac.VolumeApplyConfiguration {
+	return []*corev1ac.VolumeApplyConfiguration{
+		corev1ac.Volume().WithName("config").WithConfigMap(corev1ac.ConfigMapVolumeSource().
+			WithName(ConfigMapName(in.Owner.Name, in.Index))),
+		corev1ac.Volume().WithName("tls").WithSecret(corev1ac.SecretVolumeSource().
+			WithSecretName(TLSSecretName(in.Owner.Name, in.Index)).WithDefaultMode(0o440)),
+		corev1ac.Volume().WithName("run").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
+		corev1ac.Volume().WithName("tmp").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
+		modelVolume(in),
+	}
+}
+
+func modelVolume(in *Input) *corev1ac.VolumeApplyConfiguration {
+	v := corev1ac.Volume().WithName("model")
+	switch in.Source.Kind {
+	case resolve.SourcePVC:
+		v.WithPersistentVolumeClaim(corev1ac.PersistentVolumeClaimVolumeSource().
+			WithClaimName(in.Source.Reference).WithReadOnly(true))
+	case resolve.SourceImage:
+		v.WithImage(corev1ac.ImageVolumeSource().
+			WithReference(in.Source.Reference).WithPullPolicy(in.Images.PullPolicy))
+	case resolve.SourceHostPath:
+		v.WithHostPath(corev1ac.HostPathVolumeSource().
+			WithPath(in.Source.Reference).WithType(corev1.HostPathDirectory))
+	}
+	return v
+}
+
+// tolerations lets pods onto nodes that are reserved for GPU work, as managed
+// clusters taint them, and adds the user's.
+func tolerations(group *v1alpha1.GroupSpec) []*corev1ac.TolerationApplyConfiguration {
+	list := []*corev1ac.TolerationApplyConfiguration{
+		corev1ac.Toleration().WithKey(string(GPUResource)).WithOperator(corev1.TolerationOpExists).
+			WithEffect(corev1.TaintEffectNoSchedule),
+	}
+	for _, t := range group.Tolerations {
+		ac := corev1ac.Toleration()
+		if t.Key != "" {
+			ac.WithKey(t.Key)
+		}
+		if t.Operator != "" {
+			ac.WithOperator(t.Operator)
+		}
+		if t.Value != "" {
+			ac.WithValue(t.Value)
+		}
+		if t.Effect != "" {
+			ac.WithEffect(t.Effect)
+		}
+		if t.TolerationSeconds != nil {
+			ac.WithTolerationSeconds(*t.TolerationSeconds)
+		}
+		list = append(list, ac)
+	}
+	return list
+}
+
+// gpus is 1 for now; another groups.*.gpusPerPod is reported as not acted on.
+func gpus(*v1alpha1.GroupSpec) int64 { return 1 }
+
+// resources are the user's, with the defaults for requests that the user left
+// out. A default never exceeds the user's limit, which the API server would
+// refuse: where there is a limit, Kubernetes itself takes it as the request.
+func resources(user *corev1.ResourceRequirements, cpu, memory string, gpus int64) *corev1ac.ResourceRequirementsApplyConfiguration {
+	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
+	if user != nil {
+		maps.Copy(requests, user.Requests)
+		maps.Copy(limits, user.Limits)
+	}
+	for name, value := range map[corev1.ResourceName]string{corev1.ResourceCPU: cpu, corev1.ResourceMemory: memory} {
+		_, requested := requests[name]
+		if _, limited := limits[name]; !requested && !limited {
+			requests[name] = resource.MustParse(value)
+		}
+	}
+	if gpus > 0 {
+		limits[GPUResource] = *resource.NewQuantity(gpus, resource.DecimalSI)
+		requests[GPUResource] = limits[GPUResource]
+	}
+	ac := corev1ac.ResourceRequirements()
+	if len(requests) > 0 {
+		ac.WithRequests(requests)
+	}
+	if len(limits) > 0 {
+		ac.WithLimits(limits)
+	}
+	return ac
+}

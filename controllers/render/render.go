@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package render turns decisions into the Kubernetes objects of a
+// MoEDeployment, as apply configurations that hold the operator's full intent
+// and nothing else. It is pure: equal input gives equal output.
+package render
+
+import (
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
+	schedulingac "k8s.io/client-go/applyconfigurations/scheduling/v1beta1"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// Owner is the MoEDeployment that the children belong to.
+type Owner struct {
+	Namespace, Name string
+	UID             types.UID
+}
+
+// Input is everything that the children of one instance are made from.
+type Input struct {
+	Owner    Owner
+	Index    int32
+	Revision string
+	// Attention and Expert are the group sizes.
+	Attention, Expert int
+	Images            resolve.Images
+	Source            resolve.Source
+	Groups            v1alpha1.GroupsSpec
+	PriorityClassName string
+	// Gang puts the pods into a PodGroup.
+	Gang bool
+	// ConfigHash identifies the content of the ConfigMap.
+	ConfigHash string
+	// Decision is stored beside the configuration, see AnnotationDecision.
+	Decision resolve.Decision
+}
+
+func (in *Input) role(rank int) v1alpha1.Role {
+	if rank < in.Attention {
+		return v1alpha1.RoleAttention
+	}
+	return v1alpha1.RoleExpert
+}
+
+func (in *Input) group(rank int) *v1alpha1.GroupSpec {
+	if rank < in.Attention {
+		return &in.Groups.Attention
+	}
+	return &in.Groups.Expert
+}
+
+func (o Owner) reference() *metav1ac.OwnerReferenceApplyConfiguration {
+	return metav1ac.OwnerReference().
+		WithAPIVersion(v1alpha1.GroupVersion.String()).WithKind("MoEDeployment").
+		WithName(o.Name).WithUID(o.UID).WithController(true).WithBlockOwnerDeletion(true)
+}
+
+// Hosts lists the DNS names of an instance's ranks, in rank order.
+func Hosts(owner Owner, index int32, attention, expert int) []string {
+	hosts := make([]string, attention+expert)
+	for rank := range hosts {
+		hosts[rank] = Host(owner.Namespace, owner.Name, index, attention, rank)
+	}
+	return hosts
+}
+
+// ConfigMap holds the instance's configuration, which sidecars and server read,
+// and the decision that it was made from.
+func ConfigMap(in *Input, instance *plan.Instance) (*corev1ac.ConfigMapApplyConfiguration, error) {
+	if err := instance.Validate(); err != nil {
+		return nil, fmt.Errorf("instance %d would not be readable by its own pods: %w", in.Index, err)
+	}
+	content, err := json.MarshalIndent(instance, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("instance %d: %w", in.Index, err)
+	}
+	decision, err := json.Marshal(in.Decision)
+	if err != nil {
+		return nil, fmt.Errorf("instance %d: %w", in.Index, err)
+	}
+	return corev1ac.ConfigMap(ConfigMapName(in.Owner.Name, in.Index), in.Owner.Namespace).
+		WithLabels(instanceLabels(in)).
+		WithAnnotations(map[string]string{v1alpha1.AnnotationDecision: string(decision)}).
+		WithOwnerReferences(in.Owner.reference()).
+		WithData(map[string]string{plan.InstanceFile: string(content)}), nil
+}
+
+// HeadlessService gives every pod a DNS name as soon as it has an address: ranks
+// must find each other before any of them is ready.
+func HeadlessService(owner Owner) *corev1ac.ServiceApplyConfiguration {
+	return corev1ac.Service(HeadlessServiceName(owner.Name), owner.Namespace).
+		WithLabels(DeploymentLabels(owner.Name)).
+		WithOwnerReferences(owner.reference()).
+		WithSpec(corev1ac.ServiceSpec().
+			WithClusterIP(corev1.ClusterIPNone).
+			WithPublishNotReadyAddresses(true).
+			WithSelector(DeploymentLabels(owner.Name)).
+			WithPorts(servicePort("control", plan.ControlPort), servicePort("data", plan.DataPort),
+				servicePort("metrics", plan.MetricsPort)))
+}
+
+// LeaderService sends requests to the ready leaders of all instances.
+func LeaderService(owner Owner) *corev1ac.ServiceApplyConfiguration {
+	return corev1ac.Service(LeaderServiceName(owner.Name), owner.Namespace).
+		WithLabels(DeploymentLabels(owner.Name)).
+		WithOwnerReferences(owner.reference()).
+		WithSpec(corev1ac.ServiceSpec().
+			WithSelector(LeaderLabels(owner.Name)).
+			WithPorts(servicePort("http", plan.ServingPort)))
+}
+
+func servicePort(name string, port int32) *corev1ac.ServicePortApplyConfiguration {
+	return corev1ac.ServicePort().WithName(name).WithProtocol(corev1.ProtocolTCP).
+		WithPort(port).WithTargetPort(intstr.FromInt32(port))
+}
+
+// PodGroup makes the scheduler place all pods of an instance or none.
+func PodGroup(in *Input) *schedulingac.PodGroupApplyConfiguration {
+	return schedulingac.PodGroup(InstanceName(in.Owner.Name, in.Index), in.Owner.Namespace).
+		WithLabels(instanceLabels(in)).
+		WithOwnerReferences(in.Owner.reference()).
+		WithSpec(schedulingac.PodGroupSpec().
+			WithSchedulingPolicy(schedulingac.PodGroupSchedulingPolicy().
+				WithGang(schedulingac.GangSchedulingPolicy().WithMinCount(int32(in.Attention + in.Expert)))))
+}
+
+// InstanceSecret holds the certificate of an instance's ranks.
+func InstanceSecret(owner Owner, index int32, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
+	s := secret(owner, TLSSecretName(owner.Name, index), data)
+	s.Labels[v1alpha1.LabelInstance] = fmt.Sprint(index)
+	return s
+}
+
+// CASecret holds the deployment's certificate authority.
+func CASecret(owner Owner, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
+	return secret(owner, CASecretName(owner.Name), data)
+}
+
+func secret(owner Owner, name string, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
+	return corev1ac.Secret(name, owner.Namespace).
+		WithLabels(DeploymentLabels(owner.Name)).
+		WithOwnerReferences(owner.reference()).
+		WithType(corev1.SecretTypeTLS).
+		WithData(data)
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resolve
+
+import (
+	"fmt"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+)
+
+// notActedOn lists the fields that are set to something with no effect in this
+// version. A field is removed here in the change that gives it an effect.
+func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
+	var list []string
+	note := func(set bool, field, instead string) {
+		if set {
+			list = append(list, fmt.Sprintf("%s (%s)", field, instead))
+		}
+	}
+	for _, g := range []struct {
+		name  string
+		group *v1alpha1.GroupSpec
+	}{{"attention", &spec.Groups.Attention}, {"expert", &spec.Groups.Expert}} {
+		note(g.group.GPUsPerPod > 1, "groups."+g.name+".gpusPerPod", "every pod has 1 GPU")
+		note(g.group.PodTemplate != nil, "groups."+g.name+".podTemplate", "pods are made without it")
+	}
+	t := spec.Placement.Topology
+	note(t.Instance != "" && t.Instance != v1alpha1.TopologyNone, "placement.topology", "pods are placed without regard to topology")
+	note(spec.Rollout.MaxSurge > 0, "rollout.maxSurge", "an instance is removed before its successor is made")
+	note(spec.Rollout.Partition > 0, "rollout.partition", "all instances are updated")
+	note(spec.Recovery.Policy != "" && spec.Recovery.Policy != v1alpha1.RecoveryInPlace, "recovery.policy", "lost pods are replaced in place")
+	note(spec.Recovery.MaxRestarts > 0, "recovery.maxRestarts", "recovery is tried without limit")
+	return list
+}
+
+// warnings lists what works and yet deserves attention.
+func warnings(spec *v1alpha1.MoEDeploymentSpec) []string {
+	var list []string
+	if s, err := ParseSource(spec.Model.Source); err == nil && s.Kind == SourceHostPath {
+		list = append(list, "model.source is a hostPath: namespaces that enforce the baseline or restricted Pod Security Standard refuse these pods, and every node needs the directory "+s.Reference)
+	}
+	return list
+}

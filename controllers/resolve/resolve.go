@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package resolve turns what the user wrote into what shall be made: the
+// model's shape, the GPU profiles, the split, the schedule to start with, and
+// the reasons for each. It is pure: it reads nothing but its input, and equal
+// input gives an equal result. What cannot be done is a Finding in the result,
+// never an error.
+package resolve
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/profile"
+)
+
+// Facts is everything that is read before Resolve.
+type Facts struct {
+	// Config is the content of the ConfigMap of model.configFrom; nil if the
+	// spec names none.
+	Config *ConfigFile
+	// Profiles are the GPUProfiles of the cluster.
+	Profiles []v1alpha1.GPUProfile
+	// NodeLabels are the label sets of the nodes, without duplicates. They decide
+	// which profile describes the GPUs.
+	NodeLabels []map[string]string
+	// Images are the operator's own defaults.
+	Images Images
+	// Existing is the decision that running instances of the same revision were
+	// made from; nil if there are none.
+	Existing *Decision
+}
+
+// ConfigFile is a config.json, or why there is none.
+type ConfigFile struct {
+	Data string
+	// Problem says why the file could not be found; empty if it was.
+	Problem string
+}
+
+// Images are the images of an instance's pods.
+type Images struct {
+	Runtime     string            `json:"runtime"`
+	Server      string            `json:"server"`
+	PullPolicy  corev1.PullPolicy `json:"pullPolicy,omitempty"`
+	PullSecrets []string          `json:"pullSecrets,omitempty"`
+}
+
+// Decision is what must not change while a revision's instances run, although
+// the operator, its solver and its default images may.
+type Decision struct {
+	Attention int    `json:"attention"`
+	Expert    int    `json:"expert"`
+	Why       string `json:"why"`
+	Images    Images `json:"images"`
+}
+
+// Finding is the answer to one question, in the form of a condition.
+type Finding struct {
+	OK      bool
+	Reason  string
+	Message string
+}
+
+// Profile is the GPU profile of one group, and why it was taken.
+type Profile struct {
+	Profile *profile.Profile
+	Why     string
+}
+
+// Result is what shall be made, and why.
+type Result struct {
+	// Model answers whether the shape is known, Feasible whether it fits. If one
+	// is not OK, nothing is to be made and the fields below are only set as far
+	// as the work got.
+	Model, Feasible Finding
+	// Revision identifies the user's intent as far as it is in the pods.
+	Revision string
+	// ModelName is the public name.
+	ModelName string
+	Shape     *model.Shape
+	Source    Source
+	// MaxContextTokens bounds prompt plus completion.
+	MaxContextTokens int
+	// Profiles by role.
+	Profiles map[v1alpha1.Role]Profile
+	// Decision holds split and images.
+	Decision Decision
+	// Alternatives are the splits that were not taken, best first.
+	Alternatives []v1alpha1.SplitAlternative
+	// Start is the schedule to begin with, Predicted what it should achieve.
+	Start     plan.Plan
+	Predicted *v1alpha1.PredictedStatus
+	Memory    []v1alpha1.MemoryStatus
+	// Schedule and SLO are the user's wishes with the defaults filled in.
+	Schedule plan.Schedule
+	SLO      plan.SLO
+	// NotActedOn lists the fields that are set and have no effect, each with a
+	// remark; Warnings lists what works and yet deserves attention.
+	NotActedOn, Warnings []string
+}
+
+// OK says whether instances can be made.
+func (r *Result) OK() bool { return r.Model.OK && r.Feasible.OK }
+
+// Resolve decides. It never fails: what stands in the way is in the result.
+func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
+	r := &Result{
+		Revision:   Revision(d, facts.Config),
+		Schedule:   scheduleOf(d.Spec.Schedule),
+		SLO:        sloOf(d.Spec.SLO),
+		NotActedOn: notActedOn(&d.Spec),
+		Warnings:   warnings(&d.Spec),
+	}
+	resolveModel(r, d, facts.Config)
+	if !r.Model.OK {
+		r.Feasible = Finding{Reason: v1alpha1.ReasonModelNotResolved, Message: "The model is not resolved: " + r.Model.Message}
+		return r
+	}
+	if !resolveProfiles(r, &d.Spec, facts) {
+		return r
+	}
+	resolveImages(r, &d.Spec, facts)
+	resolveSplit(r, &d.Spec, facts.Existing)
+	return r
+}
+
+// resolveImages takes the user's images, else those the revision's instances
+// already run with, else the operator's.
+func resolveImages(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) {
+	images := facts.Images
+	if facts.Existing != nil {
+		images = facts.Existing.Images
+	}
+	if spec.Images.Runtime != "" {
+		images.Runtime = spec.Images.Runtime
+	}
+	if spec.Images.Server != "" {
+		images.Server = spec.Images.Server
+	}
+	if spec.Images.PullPolicy != "" {
+		images.PullPolicy = corev1.PullPolicy(spec.Images.PullPolicy)
+	}
+	if len(spec.Images.PullSecrets) > 0 {
+		images.PullSecrets = nil
+		for _, s := range spec.Images.PullSecrets {
+			images.PullSecrets = append(images.PullSecrets, s.Name)
+		}
+	}
+	r.Decision.Images = images
+}
+
+func scheduleOf(s v1alpha1.ScheduleSpec) plan.Schedule {
+	return plan.Schedule{
+		Policy:      plan.Policy(or(string(s.Policy), string(v1alpha1.PolicyFinDEP))),
+		Order:       plan.Order(or(string(s.Order), string(v1alpha1.OrderAuto))),
+		Chunks:      or(string(s.Chunks), string(v1alpha1.ChunksAuto)),
+		Resolve:     or(string(s.Resolve), string(v1alpha1.ResolveOnline)),
+		MaxSegments: int(s.MaxSegments),
+	}
+}
+
+func sloOf(s v1alpha1.SLOSpec) plan.SLO {
+	return plan.SLO{
+		TimeToFirstTokenMilliseconds:   int(s.TimeToFirstTokenMilliseconds),
+		TimePerOutputTokenMilliseconds: int(s.TimePerOutputTokenMilliseconds),
+	}
+}
+
+func or[T comparable](value, missing T) T {
+	var zero T
+	if value == zero {
+		return missing
+	}
+	return value
+}
