@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent is the sidecar: it puts together what one rank needs (device,
+// weights, executor, data transport, rendezvous) and, on rank 0, leads the
+// instance: it plans each step, sends it to all ranks and gathers the results.
+//
+// A rank is started with the same configuration file as all others and its own
+// number. It joins for ever: whatever happens to other ranks, it keeps its
+// weights and takes part in the next epoch.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/findep/findep-operator/runtime/backend"
+	// The backends that --backend can name.
+	_ "github.com/findep/findep-operator/runtime/backend/native"
+	_ "github.com/findep/findep-operator/runtime/backend/reference"
+	"github.com/findep/findep-operator/runtime/identity"
+	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
+	"github.com/findep/findep-operator/runtime/transport/tcp"
+)
+
+// maxModelConfigBytes bounds config.json.
+const maxModelConfigBytes = 1 << 20
+
+// agent is one rank's process.
+type agent struct {
+	options Options
+	log     *slog.Logger
+	config  *configFile
+	shape   *model.Shape
+	limits  limits
+	metrics *metrics
+
+	device backend.Device
+	rank   *rank
+	data   *tcp.Endpoint
+	member *rendezvous.Member
+	leader *leader // nil but on rank 0
+	// control is the leader's gRPC server; nil but on rank 0.
+	control *grpc.Server
+}
+
+// Run is the whole life of a rank's process. It returns when ctx ends, or with
+// the reason why the rank cannot work at all: bad options, configuration,
+// checkpoint or certificate.
+func Run(ctx context.Context, o Options) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("rank", o.Rank)
+	a := &agent{options: o, log: log}
+	defer a.close()
+	for _, prepare := range []func(context.Context) error{a.configure, a.load, a.connect, a.lead} {
+		if err := prepare(ctx); err != nil {
+			return err
+		}
+	}
+	return a.serve(ctx)
+}
+
+// configure reads the instance's and the model's configuration.
+func (a *agent) configure(context.Context) error {
+	var err error
+	if a.config, err = openConfig(a.options.instanceFile(), a.log); err != nil {
+		return err
+	}
+	in := a.config.current.Load()
+	if a.options.Rank >= in.WorldSize() {
+		return fmt.Errorf("--rank is %d; the instance has ranks 0 to %d", a.options.Rank, in.WorldSize()-1)
+	}
+	if a.shape, err = readShape(in.Model.Path); err != nil {
+		return err
+	}
+	if in.ExpertRanks > a.shape.MoE.Experts {
+		return fmt.Errorf("the instance has %d expert ranks, the model only %d routed experts; use fewer", in.ExpertRanks, a.shape.MoE.Experts)
+	}
+	a.metrics = newMetrics(a.options.Rank, a.status)
+	return nil
+}
+
+func readShape(dir string) (*model.Shape, error) {
+	path := filepath.Join(dir, "config.json")
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if info.Size() > maxModelConfigBytes {
+		return nil, fmt.Errorf("model: %s has %d bytes; at most %d are read", path, info.Size(), maxModelConfigBytes)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	shape, err := model.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", path, err)
+	}
+	return shape, nil
+}
+
+// tlsConfigs makes the configurations of both sides for the instance's
+// certificate; more identities may be let in as clients.
+func (a *agent) tlsConfigs(refused func(*identity.RefusedError), clients ...string) (*tcp.TLS, error) {
+	source, err := identity.NewDirectory(a.options.TLSDir, func(err error) {
+		a.log.Warn("changed certificate is not used", "reason", err.Error())
+	})
+	if err != nil {
+		return nil, err
+	}
+	own := a.config.current.Load().Identity()
+	server, err := identity.ServerTLS(identity.Config{Source: source, Peers: append([]string{own}, clients...), Refused: refused})
+	if err != nil {
+		return nil, err
+	}
+	client, err := identity.ClientTLS(identity.Config{Source: source, Peers: []string{own}, Refused: refused})
+	if err != nil {
+		return nil, err
+	}
+	return &tcp.TLS{Server: server, Client: client}, nil
+}
+
+// connect opens the data listener and prepares this rank's membership.
+func (a *agent) connect(context.Context) error {
+	in := a.config.current.Load()
+	security, err := a.tlsConfigs(nil)
+	if err != nil {
+		return err
+	}
+	a.data, err = tcp.Listen(a.address(in.PortsOf(a.options.Rank).Data), security, tcp.Options{
+		Refused: func(reason string, err error) {
+			a.log.Warn("data connection refused", "reason", reason, "detail", err.Error())
+		},
+	})
+	if err != nil {
+		return err
+	}
+	host := a.options.AdvertiseHost
+	if host == "" {
+		host = in.Hosts[a.options.Rank]
+	}
+	a.member, err = rendezvous.NewMember(rendezvous.MemberConfig{
+		Leaders:  []string{net.JoinHostPort(in.Hosts[0], strconv.Itoa(in.PortsOf(0).Control))},
+		Identity: in.Identity(), Rank: a.options.Rank, Role: in.RoleOf(a.options.Rank), TopologyHash: a.config.hash,
+		Host: in.Hosts[a.options.Rank], DataAddress: net.JoinHostPort(host, strconv.Itoa(in.PortsOf(a.options.Rank).Data)),
+		Pod: a.options.PodUID, TLS: security.Client,
+		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort,
+		Log: a.rendezvousLog,
+	})
+	return err
+}
+
+func (a *agent) rendezvousLog(message string, kv ...any) { a.log.Info(message, kv...) }
+
+func (a *agent) address(port int) string {
+	return net.JoinHostPort(a.options.ListenHost, strconv.Itoa(port))
+}
+
+// lead makes rank 0 the leader.
+func (a *agent) lead(context.Context) error {
+	if a.options.Rank != 0 {
+		return nil
+	}
+	in := a.config.current.Load()
+	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp,
+		planner: newPlanner(a.shape, a.log, a.metrics)}
+	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
+		Instance: in, TopologyHash: a.config.hash,
+		HeartbeatInterval: a.options.HeartbeatInterval, HeartbeatTimeout: a.options.HeartbeatTimeout,
+		Observe: l.observationJSON, Log: a.rendezvousLog,
+	})
+	if err != nil {
+		return err
+	}
+	security, err := a.tlsConfigs(coordinator.RefusedPeer, identity.OperatorURI)
+	if err != nil {
+		return errors.Join(err, coordinator.Close())
+	}
+	l.coordinator = coordinator
+	a.control = grpc.NewServer(rendezvous.ServerOptions(security.Server)...)
+	coordinator.Register(a.control)
+	a.leader = l
+	return nil
+}
+
+// serve runs everything until ctx ends or one part fails.
+func (a *agent) serve(ctx context.Context) error {
+	in := a.config.current.Load()
+	ports := in.PortsOf(a.options.Rank)
+	metricsListener, err := net.Listen("tcp", a.address(ports.Metrics))
+	if err != nil {
+		return fmt.Errorf("metrics port: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	var observe func() plan.Observation
+	if a.leader != nil {
+		observe = a.leader.observation
+		listener, err := net.Listen("tcp", a.address(ports.Control))
+		if err != nil {
+			return fmt.Errorf("control port: %w", err)
+		}
+		g.Go(func() error { return a.serveControl(ctx, listener) })
+		g.Go(func() error { return a.leader.run(ctx) })
+	}
+	g.Go(func() error { return serveHTTP(ctx, metricsListener, newHTTPHandler(a.metrics, a.status, observe)) })
+	g.Go(func() error { return serveEngine(ctx, a.options.Socket, &engineServer{agent: a}) })
+	g.Go(func() error { return a.member.Run(ctx) })
+	g.Go(func() error { a.config.watch(ctx); return nil })
+	a.log.Info("rank started", "role", in.RoleOf(a.options.Rank), "attentionRanks", in.AttentionRanks,
+		"expertRanks", in.ExpertRanks, "model", in.Model.Name, "device", a.device.Name(), "topologyHash", a.config.hash)
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (a *agent) serveControl(ctx context.Context, listener net.Listener) error {
+	stop := context.AfterFunc(ctx, a.control.Stop)
+	defer stop()
+	if err := a.control.Serve(listener); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("control port: %w", err)
+	}
+	return nil
+}
+
+// status is this rank's view; it is safe before the member exists.
+func (a *agent) status() rankStatus {
+	s := rankStatus{Rank: a.options.Rank, Role: a.config.current.Load().RoleOf(a.options.Rank), Phase: string(rendezvous.Disconnected)}
+	if a.member == nil {
+		s.Message = "starting"
+		return s
+	}
+	m := a.member.State()
+	s.Phase, s.Epoch, s.Ready = string(m.Phase), m.Epoch, m.Ready
+	if !s.Ready {
+		s.Message = m.LastError
+		if s.Message == "" {
+			s.Message = "waiting for the other ranks"
+		}
+	}
+	if a.leader != nil && a.leader.readyEpoch() == 0 {
+		s.Ready = false
+	}
+	return s
+}
+
+// close frees what was made, in reverse order.
+func (a *agent) close() {
+	if a.leader != nil {
+		_ = a.leader.coordinator.Close()
+	}
+	if a.data != nil {
+		_ = a.data.Close()
+	}
+	if a.rank != nil {
+		a.rank.close()
+	}
+	if a.device != nil {
+		_ = a.device.Close()
+	}
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
+)
+
+// stepTimeout bounds one step. A rank that heartbeats but does not answer is
+// wedged; the epoch is given up so that the instance can form again.
+const stepTimeout = 2 * time.Minute
+
+// leader drives the steps of an instance from rank 0.
+type leader struct {
+	coordinator *rendezvous.Coordinator
+	config      *configFile
+	planner     *planner
+	limits      limits
+	metrics     *metrics
+	log         *slog.Logger
+	warmUp      bool
+
+	// step serialises steps: the ranks run them one after another anyway.
+	step sync.Mutex
+	// Below, guarded by step.
+	ledger *ledger
+	number uint64
+
+	mu sync.Mutex
+	// Below, guarded by mu.
+	epoch    uint64 // 0 while no epoch is ready for requests
+	observed observed
+}
+
+// run follows the epochs until ctx ends: each one formed is measured once and
+// then opened to requests.
+func (l *leader) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		world, err := l.coordinator.WaitFormed(ctx)
+		if err != nil {
+			return err
+		}
+		l.open(ctx, world.Epoch)
+		select {
+		case <-ctx.Done():
+		case <-l.coordinator.Failed(world.Epoch):
+		}
+		l.close(world.Epoch)
+	}
+	return ctx.Err()
+}
+
+func (l *leader) open(ctx context.Context, epoch uint64) {
+	l.step.Lock()
+	defer l.step.Unlock()
+	l.ledger = newLedger(l.limits)
+	if l.warmUp && !l.planner.measured() {
+		start := time.Now()
+		if err := l.measure(ctx, epoch); err != nil {
+			l.log.Warn("warm-up failed; plans rest on the profile", "epoch", epoch, "reason", err.Error())
+		} else {
+			l.log.Info("stages measured", "epoch", epoch, "milliseconds", time.Since(start).Milliseconds(), "stages", l.planner.describe())
+		}
+		l.ledger = newLedger(l.limits)
+	}
+	select {
+	case <-l.coordinator.Failed(epoch):
+		return
+	default:
+	}
+	l.mu.Lock()
+	l.epoch = epoch
+	l.mu.Unlock()
+	l.log.Info("instance formed", "epoch", epoch)
+}
+
+func (l *leader) close(epoch uint64) {
+	l.mu.Lock()
+	l.epoch = 0
+	l.mu.Unlock()
+	f := l.coordinator.Failure()
+	l.log.Warn("epoch ended", "epoch", epoch, "reason", f.Reason)
+}
+
+// readyEpoch is the epoch that takes requests, or 0.
+func (l *leader) readyEpoch() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epoch
+}
+
+// Step runs one forward pass on all ranks; see agentpb for its errors.
+func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.StepResponse, error) {
+	l.step.Lock()
+	defer l.step.Unlock()
+	epoch := l.readyEpoch()
+	switch {
+	case epoch == 0:
+		return nil, status.Error(codes.Unavailable, "the instance is not formed: "+l.missing())
+	case req.Epoch != epoch:
+		return nil, status.Errorf(codes.Aborted, "the request is for epoch %d, the instance is in epoch %d; send the sequences again from token 0", req.Epoch, epoch)
+	}
+	if err := l.ledger.apply(req); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	shape := shapeOf(req.Pieces, l.limits.attentionRanks)
+	choice := l.planner.choose(shape, l.config.current.Load())
+	outcomes, elapsed, err := l.execute(epoch, choice.plan, req.Pieces, req.Release)
+	if err != nil {
+		l.metrics.steps.WithLabelValues(string(shape.phase()), "failed").Inc()
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	results, err := merge(req.Pieces, outcomes)
+	if err != nil {
+		l.coordinator.Abort(epoch, err.Error())
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	measured := float64(elapsed) / float64(time.Millisecond)
+	l.record(shape, choice, measured)
+	return &agentpb.StepResponse{
+		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),
+		MeasuredMilliseconds: measured, PredictedMilliseconds: choice.predicted,
+	}, nil
+}
+
+// missing says which ranks the instance waits for.
+func (l *leader) missing() string {
+	text := ""
+	for _, r := range l.coordinator.Snapshot().Ranks {
+		if !r.Joined {
+			text += fmt.Sprintf("rank %d (%s, %s): %s; ", r.Rank, r.Role, r.Host, r.Message)
+		}
+	}
+	if text == "" {
+		return "all ranks have joined, the data links are being made"
+	}
+	return text[:len(text)-2]
+}
+
+var errStepTimeout = errors.New("a rank did not answer in time")
+
+// execute sends one step to all ranks and gathers what they answer, by rank.
+// On an error the epoch is over.
+func (l *leader) execute(epoch uint64, p plan.Plan, pieces []*agentpb.Piece, release []uint64) ([]*agentpb.RankOutcome, time.Duration, error) {
+	l.number++
+	payload, err := proto.Marshal(&agentpb.StepCommand{Number: l.number, Plan: planToProto(p), Pieces: pieces, Release: release})
+	if err != nil {
+		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
+	}
+	start := time.Now()
+	if err := l.coordinator.Send(epoch, rendezvous.All, payload); err != nil {
+		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
+	}
+	outcomes, err := l.gather(epoch)
+	if errors.Is(err, errStepTimeout) {
+		l.coordinator.Abort(epoch, err.Error())
+	}
+	return outcomes, time.Since(start), err
+}
+
+func (l *leader) gather(epoch uint64) ([]*agentpb.RankOutcome, error) {
+	in := l.config.current.Load()
+	outcomes := make([]*agentpb.RankOutcome, in.WorldSize())
+	timeout := time.NewTimer(stepTimeout)
+	defer timeout.Stop()
+	for missing := len(outcomes); missing > 0; {
+		select {
+		case <-l.coordinator.Failed(epoch):
+			return nil, fmt.Errorf("step %d: epoch %d ended: %s", l.number, epoch, l.coordinator.Failure().Reason)
+		case <-timeout.C:
+			return nil, fmt.Errorf("step %d: %w (%v)", l.number, errStepTimeout, stepTimeout)
+		case r := <-l.coordinator.Results():
+			o := &agentpb.RankOutcome{}
+			if err := proto.Unmarshal(r.Payload, o); err != nil {
+				l.coordinator.Abort(epoch, fmt.Sprintf("rank %d answered with something unreadable", r.Rank))
+				return nil, fmt.Errorf("step %d: answer of rank %d: %w", l.number, r.Rank, err)
+			}
+			// Answers to steps of earlier epochs may still be in the queue.
+			if r.Epoch == epoch && o.Number == l.number && outcomes[r.Rank] == nil {
+				outcomes[r.Rank] = o
+				missing--
+			}
+		}
+	}
+	return outcomes, nil
+}
+
+// merge puts the ranks' results into the order of the request's pieces.
+func merge(pieces []*agentpb.Piece, outcomes []*agentpb.RankOutcome) ([]*agentpb.PieceResult, error) {
+	next := make([]int, len(outcomes))
+	results := make([]*agentpb.PieceResult, len(pieces))
+	for i, p := range pieces {
+		rank := int(p.AttentionRank)
+		from := outcomes[rank].Results
+		if next[rank] >= len(from) || from[next[rank]].Sequence != p.Sequence {
+			return nil, fmt.Errorf("rank %d answered out of order for sequence %d", rank, p.Sequence)
+		}
+		results[i] = from[next[rank]]
+		next[rank]++
+	}
+	return results, nil
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/executor"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/schedule"
+	"github.com/findep/findep-operator/runtime/solver"
+)
+
+// measureRepeats is how often each point is measured; its median counts.
+const measureRepeats = 3
+
+// measureSequence numbers the sequences of the warm-up, away from a server's.
+const measureSequence = uint64(1) << 63
+
+// workload is one point of the warm-up: sequences of each attention rank, with
+// tokens already cached and new ones.
+type workload struct{ sequences, cached, tokens int }
+
+// workloads are the points; the first of each kind is small, so that intercepts
+// are seen, and what does not fit is left out.
+func (l *leader) workloads() []workload {
+	var fit []workload
+	for _, w := range []workload{{1, 0, 1}, {1, 0, 16}, {1, 0, 64}, {1, 0, 256}, {4, 0, 16}, {4, 0, 64}, {4, 64, 1}, {16, 64, 1}, {1, 128, 16}} {
+		blocks := (w.cached + w.tokens + l.limits.blockTokens - 1) / l.limits.blockTokens
+		if w.cached+w.tokens <= l.limits.maxContext && w.sequences*max(w.cached, w.tokens) <= l.limits.maxStepTokens &&
+			w.sequences*blocks <= l.limits.blocksPerRank {
+			fit = append(fit, w)
+		}
+	}
+	return fit
+}
+
+// point is one measurement: work and the milliseconds per task of each kind on
+// the slowest rank, and of the whole step.
+type point struct {
+	shape    batchShape
+	kind     [executor.NumKinds]float64
+	measured float64
+}
+
+// measure runs the workloads with nothing overlapped, so that every task's time
+// is its own, and fits the stage model.
+func (l *leader) measure(ctx context.Context, epoch uint64) error {
+	var points []point
+	for _, w := range l.workloads() {
+		for range measureRepeats {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			p, err := l.measurePoint(epoch, w)
+			if err != nil {
+				return fmt.Errorf("%d sequences of %d tokens: %w", w.sequences, w.tokens, err)
+			}
+			points = append(points, p)
+		}
+	}
+	if len(points) == 0 {
+		return fmt.Errorf("no workload fits: the context is %d tokens, a step takes %d", l.limits.maxContext, l.limits.maxStepTokens)
+	}
+	s := fitStages(medians(points), l.limits.attentionRanks)
+	s.overhead = l.fitOverhead(s, points)
+	l.planner.setStages(s)
+	return nil
+}
+
+func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
+	var cached, fresh []*agentpb.Piece
+	var ids []uint64
+	for rank := range l.limits.attentionRanks {
+		for i := range w.sequences {
+			id := measureSequence + uint64(len(ids))
+			ids = append(ids, id)
+			piece := func(start, n int, logits agentpb.LogitsMode) *agentpb.Piece {
+				tokens := make([]int32, n)
+				for j := range tokens {
+					// Spread over the vocabulary, so that experts see different rows.
+					tokens[j] = int32((i*7919 + (start+j)*104729) % l.limits.vocabulary)
+				}
+				return &agentpb.Piece{Sequence: id, AttentionRank: uint32(rank), Start: uint32(start), Tokens: tokens, Logits: logits}
+			}
+			if w.cached > 0 {
+				cached = append(cached, piece(0, w.cached, agentpb.LogitsMode_LOGITS_NONE))
+			}
+			fresh = append(fresh, piece(w.cached, w.tokens, agentpb.LogitsMode_LOGITS_LAST))
+		}
+	}
+	sequential := plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+	if len(cached) > 0 {
+		if _, _, err := l.execute(epoch, sequential, cached, nil); err != nil {
+			return point{}, err
+		}
+	}
+	outcomes, elapsed, err := l.execute(epoch, sequential, fresh, nil)
+	if err != nil {
+		return point{}, err
+	}
+	if _, _, err := l.execute(epoch, sequential, nil, ids); err != nil {
+		return point{}, err
+	}
+	return newPoint(shapeOf(fresh, l.limits.attentionRanks), outcomes, elapsed), nil
+}
+
+func newPoint(shape batchShape, outcomes []*agentpb.RankOutcome, elapsed time.Duration) point {
+	p := point{shape: shape, measured: float64(elapsed) / float64(time.Millisecond)}
+	for _, o := range outcomes {
+		for _, d := range o.Durations {
+			for k := range p.kind {
+				if executor.Kind(k).String() == d.Kind && d.Tasks > 0 {
+					p.kind[k] = max(p.kind[k], d.Milliseconds/float64(d.Tasks))
+				}
+			}
+		}
+	}
+	return p
+}
+
+// medians merges the repeats of each workload, which stand side by side.
+func medians(points []point) []point {
+	var merged []point
+	for i := 0; i+measureRepeats <= len(points); i += measureRepeats {
+		m := points[i]
+		for k := range m.kind {
+			var v []float64
+			for _, p := range points[i : i+measureRepeats] {
+				v = append(v, p.kind[k])
+			}
+			m.kind[k] = median(v)
+		}
+		merged = append(merged, m)
+	}
+	return merged
+}
+
+// fitStages fits every kind against the work it does. Tokens and pairs are
+// those of one attention rank.
+func fitStages(points []point, attentionRanks int) *stageModel {
+	fit := func(kind executor.Kind, regressors func(batchShape) []float64) []float64 {
+		var x [][]float64
+		var y []float64
+		for _, p := range points {
+			x, y = append(x, regressors(p.shape)), append(y, p.kind[kind])
+		}
+		return fitNonNegative(x, y)
+	}
+	ranks := float64(attentionRanks)
+	tokens := func(s batchShape) []float64 { return []float64{1, float64(s.tokens) / ranks} }
+	pairs := func(s batchShape) []float64 {
+		return []float64{1, float64(s.tokens) / ranks, float64(s.pairs) / ranks}
+	}
+	samples := func(s batchShape) []float64 { return []float64{1, float64(s.samples) / ranks} }
+
+	s := &stageModel{
+		attention: [3]float64(fit(executor.Kind(schedule.Attention), pairs)),
+		shared:    [2]float64(fit(executor.Kind(schedule.Shared), tokens)),
+		a2e:       [2]float64(fit(executor.Kind(schedule.A2E), tokens)),
+		expert:    [2]float64(fit(executor.Kind(schedule.Expert), tokens)),
+		e2a:       [2]float64(fit(executor.Kind(schedule.E2A), tokens)),
+	}
+	dense, head := fit(executor.Dense, tokens), fit(executor.Head, samples)
+	s.outside = [3]float64{dense[0] + head[0], dense[1], head[1]}
+	return s
+}
+
+// fitOverhead is the median of what a step takes beyond its tasks.
+func (l *leader) fitOverhead(s *stageModel, points []point) float64 {
+	var over []float64
+	in := l.config.current.Load()
+	for _, p := range points {
+		sequential := plan.Plan{Policy: plan.Sequential, MicroBatchSize: p.shape.largest, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+		if r, err := solver.Predict(s.problem(p.shape, l.planner.model, in), sequential); err == nil {
+			over = append(over, max(0, p.measured-r.MakespanMilliseconds))
+		}
+	}
+	return median(over)
+}

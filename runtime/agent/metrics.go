@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// metrics are the sidecar's Prometheus series. Those of the plan are set on
+// the leader only.
+type metrics struct {
+	registry  *prometheus.Registry
+	steps     *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	stage     *prometheus.CounterVec
+	predicted *prometheus.GaugeVec
+	measured  *prometheus.GaugeVec
+	degree    *prometheus.GaugeVec
+	solves    prometheus.Counter
+	changes   prometheus.Counter
+	rows      *prometheus.CounterVec
+}
+
+func newMetrics(rank int, state func() rankStatus) *metrics {
+	label := prometheus.Labels{"rank": strconv.Itoa(rank)}
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "findep", Name: name, Help: help, ConstLabels: label}
+	}
+	m := &metrics{registry: prometheus.NewRegistry()}
+	m.steps = prometheus.NewCounterVec(prometheus.CounterOpts(opts("steps_total", "Steps executed by this rank, by phase and outcome.")), []string{"phase", "outcome"})
+	o := opts("step_seconds", "Makespan of a step as the leader sees it, by phase and policy.")
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: o.Namespace, Name: o.Name, Help: o.Help, ConstLabels: label,
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+	}, []string{"phase", "policy"})
+	m.stage = prometheus.NewCounterVec(prometheus.CounterOpts(opts("stage_seconds_total", "Time this rank spent in tasks of each kind.")), []string{"kind"})
+	m.predicted = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("predicted_step_seconds", "Predicted makespan of the last step, by phase.")), []string{"phase"})
+	m.measured = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("measured_step_seconds", "Measured makespan of the last step, by phase.")), []string{"phase"})
+	m.degree = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("plan", "The plan in use: one series per parameter (micro_batch_size, r1, r2) with policy and order as labels.")), []string{"phase", "policy", "order", "parameter"})
+	m.solves = prometheus.NewCounter(prometheus.CounterOpts(opts("solver_solves_total", "Runs of the solver.")))
+	m.changes = prometheus.NewCounter(prometheus.CounterOpts(opts("plan_changes_total", "Steps that ran with another plan than the step before in the same phase.")))
+	m.rows = prometheus.NewCounterVec(prometheus.CounterOpts(opts("expert_rows_total", "Token rows computed by each expert of this rank, by local expert number.")), []string{"expert"})
+	epoch := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("epoch", "Membership epoch of the last formation.")),
+		func() float64 { return float64(state().Epoch) })
+	formed := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("formed", "1 while every rank of the instance heartbeats.")),
+		func() float64 {
+			if state().Ready {
+				return 1
+			}
+			return 0
+		})
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.rows,
+		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// planInUse publishes the plan of the last step of a phase.
+func (m *metrics) planInUse(phase string, p plan.Plan) {
+	m.degree.DeletePartialMatch(prometheus.Labels{"phase": phase})
+	for name, value := range map[string]int{"micro_batch_size": p.MicroBatchSize, "r1": p.R1, "r2": p.R2} {
+		m.degree.WithLabelValues(phase, string(p.Policy), string(p.Order), name).Set(float64(value))
+	}
+}
+
+// rankStatus is what the probes and /debug/plan answer with.
+type rankStatus struct {
+	Rank    int       `json:"rank"`
+	Role    plan.Role `json:"role"`
+	Phase   string    `json:"phase"`
+	Epoch   uint64    `json:"epoch"`
+	Ready   bool      `json:"ready"`
+	Message string    `json:"message,omitempty"`
+}
+
+// newHTTPHandler serves probes, metrics and the debug page. Readiness follows
+// the collective heartbeat, so a wedged rank is never Ready; liveness only says
+// that the process answers, because restarting a rank that waits for others
+// would help nobody.
+func newHTTPHandler(m *metrics, status func() rankStatus, observe func() plan.Observation) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		s := status()
+		if !s.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		writeJSON(w, s)
+	})
+	mux.HandleFunc("GET /debug/plan", func(w http.ResponseWriter, _ *http.Request) {
+		if observe == nil {
+			writeJSON(w, status())
+			return
+		}
+		writeJSON(w, observe())
+	})
+	return mux
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v)
+}
+
+// serveHTTP serves until ctx ends.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// Options are what a rank's process is started with.
+type Options struct {
+	// ConfigDir holds instance.json; the file is read again when it changes.
+	ConfigDir string
+	// TLSDir holds ca.crt, tls.crt and tls.key.
+	TLSDir string
+	// Socket is the path of the Unix socket that serves the Engine API.
+	Socket string
+	// Rank is this process's number.
+	Rank int
+	// ListenHost is the address to listen on; empty means all.
+	ListenHost string
+	// AdvertiseHost is where other ranks reach this one; empty means the entry
+	// of the instance's Hosts.
+	AdvertiseHost string
+	// PodUID identifies the pod, so that a restarted container may take its own
+	// rank back at once; empty outside of Kubernetes.
+	PodUID string
+	// Backend names the kernels to use: cpu, reference, cuda.
+	Backend string
+	// Threads bounds the host threads of the CPU backend; 0 means one.
+	Threads int
+	// HeartbeatInterval and HeartbeatTimeout bound how late a lost rank is
+	// noticed.
+	HeartbeatInterval time.Duration
+	HeartbeatTimeout  time.Duration
+	// WarmUp measures this machine's stages when the instance has formed, so
+	// that predictions rest on measurements.
+	WarmUp bool
+}
+
+// AddFlags declares one flag per option.
+func (o *Options) AddFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.ConfigDir, "config-dir", "/etc/findep/instance", "directory with "+plan.InstanceFile)
+	f.StringVar(&o.TLSDir, "tls-dir", "/etc/findep/tls", "directory with ca.crt, tls.crt and tls.key")
+	f.StringVar(&o.Socket, "socket", "/run/findep/engine.sock", "Unix socket of the Engine API")
+	f.IntVar(&o.Rank, "rank", 0, "this process's rank")
+	f.StringVar(&o.ListenHost, "listen-host", "", "address to listen on (default all)")
+	f.StringVar(&o.AdvertiseHost, "advertise-host", "", "address other ranks reach this one at (default: the instance's host of this rank)")
+	f.StringVar(&o.PodUID, "pod-uid", "", "this pod's UID")
+	f.StringVar(&o.Backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
+	f.IntVar(&o.Threads, "threads", 1, "host threads of the CPU backend")
+	f.DurationVar(&o.HeartbeatInterval, "heartbeat-interval", 500*time.Millisecond, "time between heartbeats")
+	f.DurationVar(&o.HeartbeatTimeout, "heartbeat-timeout", 2500*time.Millisecond, "silence after which a rank counts as lost")
+	f.BoolVar(&o.WarmUp, "warm-up", true, "measure the stages when the instance has formed")
+}
+
+func (o *Options) validate() error {
+	if o.Rank < 0 || o.Rank >= plan.MaxRanks {
+		return fmt.Errorf("--rank is %d; it must lie between 0 and %d", o.Rank, plan.MaxRanks-1)
+	}
+	if o.Threads < 0 || o.Threads > 1024 {
+		return fmt.Errorf("--threads is %d; it must lie between 0 and 1024", o.Threads)
+	}
+	if o.HeartbeatInterval <= 0 || o.HeartbeatTimeout < 2*o.HeartbeatInterval {
+		return fmt.Errorf("--heartbeat-timeout is %v; it must be at least twice --heartbeat-interval (%v)",
+			o.HeartbeatTimeout, o.HeartbeatInterval)
+	}
+	if len(o.Socket) > 100 {
+		return fmt.Errorf("--socket %q has %d characters; Unix socket paths hold at most 100", o.Socket, len(o.Socket))
+	}
+	return nil
+}
+
+func (o *Options) instanceFile() string { return filepath.Join(o.ConfigDir, plan.InstanceFile) }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+	"sync"
+
+	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/solver"
+)
+
+// maxMemo bounds the remembered plans; beyond it they are forgotten.
+const maxMemo = 4096
+
+// choice is a plan for one step with its predicted makespan in milliseconds,
+// 0 if nothing was measured yet.
+type choice struct {
+	plan      plan.Plan
+	predicted float64
+}
+
+// planner chooses the plan of each step: it makes a stage-form problem from
+// the batch and the measured stages and has it solved, once per shape.
+type planner struct {
+	model   *model.Shape
+	log     *slog.Logger
+	metrics *metrics
+
+	mu     sync.Mutex
+	stages *stageModel // nil until measured
+	memo   map[shapeKey]plan.Plan
+	fixed  map[phase]plan.Plan // with resolve AtStart
+	memoOf *plan.Instance      // the configuration the memo was made for
+	solves map[phase]uint64
+}
+
+func newPlanner(m *model.Shape, log *slog.Logger, metrics *metrics) *planner {
+	return &planner{model: m, log: log, metrics: metrics, solves: map[phase]uint64{}}
+}
+
+// setStages replaces what predictions rest on.
+func (p *planner) setStages(s *stageModel) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stages = s
+	p.memoOf = nil
+}
+
+func (p *planner) measured() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stages != nil
+}
+
+func (p *planner) describe() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stages == nil {
+		return "not measured"
+	}
+	return p.stages.String()
+}
+
+// choose returns the plan for a batch under the given configuration.
+func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.memoOf != in {
+		p.memo, p.fixed, p.memoOf = map[shapeKey]plan.Plan{}, map[phase]plan.Plan{}, in
+	}
+	chosen, ok := p.remembered(shape, in)
+	if !ok {
+		chosen = p.solve(shape, in)
+		if len(p.memo) >= maxMemo {
+			clear(p.memo)
+		}
+		p.memo[shape.key()], p.fixed[shape.phase()] = chosen, chosen
+	}
+	c := choice{plan: chosen}
+	if p.stages != nil {
+		if r, err := solver.Predict(p.stages.problem(shape, p.model, in), chosen); err == nil {
+			c.predicted = r.MakespanMilliseconds + p.stages.overhead
+		}
+	}
+	return c
+}
+
+func (p *planner) remembered(shape batchShape, in *plan.Instance) (plan.Plan, bool) {
+	if in.Schedule.Fixed != nil {
+		return *in.Schedule.Fixed, true
+	}
+	if in.Schedule.Resolve == "AtStart" {
+		if first, ok := p.fixed[shape.phase()]; ok {
+			return first, true
+		}
+	}
+	chosen, ok := p.memo[shape.key()]
+	return chosen, ok
+}
+
+// solve falls back to one whole batch where the solver has no answer, which is
+// always executable.
+func (p *planner) solve(shape batchShape, in *plan.Instance) plan.Plan {
+	whole := plan.Plan{Policy: in.Schedule.Policy, MicroBatchSize: max(1, shape.largest), R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+	if p.stages == nil {
+		return whole
+	}
+	p.solves[shape.phase()]++
+	p.metrics.solves.Inc()
+	r, err := solver.Solve(p.stages.problem(shape, p.model, in), in.Schedule.Policy)
+	if err != nil || r.Plan.Validate() != nil {
+		p.log.Warn("no plan from the solver; running the batch whole", "samples", shape.samples, "tokens", shape.tokens, "reason", err)
+		return whole
+	}
+	return r.Plan
+}
+
+// solvesOf counts the solver's runs for a phase.
+func (p *planner) solvesOf(ph phase) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.solves[ph]
+}

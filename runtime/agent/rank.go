@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/executor"
+	"github.com/findep/findep-operator/runtime/kvcache"
+	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
+	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/weights"
+)
+
+// Defaults where the configuration leaves the choice.
+const (
+	// defaultStepTokens bounds the new tokens of one step on one rank.
+	defaultStepTokens = 8192
+	// defaultSequences is the number of full-length sequences the KV cache is
+	// made for when memory allows.
+	defaultSequences = 64
+	// kvMemoryShare is the share of the device's memory the default KV cache
+	// may take, as a divisor. Several simulated ranks share one host.
+	kvMemoryShare = 16
+	// maxPieces bounds the sequences of one step.
+	maxPieces = 4096
+)
+
+// runner is what attention and expert ranks have in common.
+type runner interface {
+	Run(ctx context.Context, step *executor.Step, mesh transport.Mesh) (executor.Result, error)
+	Close()
+}
+
+// rank executes steps and keeps the mesh of the current epoch.
+type rank struct {
+	role           plan.Role
+	attentionRanks int
+	runner         runner
+	reset          func() // forgets the KV cache; nil on expert ranks
+	free           func() // gives the weights back
+	metrics        *metrics
+	log            *slog.Logger
+
+	mu    sync.Mutex
+	epoch uint64
+	mesh  transport.Mesh
+}
+
+// load opens the device, reads this rank's share of the weights and makes its
+// executor.
+func (a *agent) load(context.Context) error {
+	in := a.config.current.Load()
+	var err error
+	if a.device, err = backend.Open(a.options.Backend, backend.Options{}); err != nil {
+		return err
+	}
+	a.limits = limits{
+		attentionRanks: in.AttentionRanks, vocabulary: a.shape.VocabSize,
+		maxContext:    min(in.Model.MaxContextTokens, a.shape.MaxPositionEmbeddings),
+		maxStepTokens: defaultStepTokens, blockTokens: kvcache.BlockTokens, maxPiecesPerStep: maxPieces,
+	}
+	a.limits.blocksPerRank = a.kvBlocks(in)
+	checkpoint, err := weights.Open(in.Model.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = checkpoint.Close() }()
+	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, metrics: a.metrics, log: a.log}
+	if a.rank.role == plan.Attention {
+		return a.loadAttention(in, checkpoint)
+	}
+	return a.loadExperts(in, checkpoint)
+}
+
+// kvBlocks is the capacity of each rank's KV cache: what was asked for, or room
+// for many full-length sequences within a share of the memory.
+func (a *agent) kvBlocks(in *plan.Instance) int {
+	tokens := in.Model.KVCacheTokens
+	if tokens == 0 {
+		perToken := max(1, a.shape.KVBytesPerToken(model.Float32))
+		tokens = int(min(int64(defaultSequences*a.limits.maxContext), a.device.MemoryBytes()/kvMemoryShare/perToken))
+		tokens = max(tokens, a.limits.maxContext)
+	}
+	return max(1, (tokens+kvcache.BlockTokens-1)/kvcache.BlockTokens)
+}
+
+func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint) error {
+	w, err := weights.LoadAttention(a.device, checkpoint, a.shape, weights.Options{})
+	if err != nil {
+		return err
+	}
+	a.rank.free = w.Free
+	r, err := executor.NewAttention(executor.AttentionConfig{
+		Rank: a.options.Rank, AttentionRanks: in.AttentionRanks, ExpertRanks: in.ExpertRanks,
+		Shape: a.shape, Device: a.device, Weights: w, KVBlocks: a.limits.blocksPerRank,
+		MaxContextTokens: a.limits.maxContext, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads,
+	})
+	if err != nil {
+		return err
+	}
+	a.rank.runner, a.rank.reset = r, r.Reset
+	return nil
+}
+
+func (a *agent) loadExperts(in *plan.Instance, checkpoint *weights.Checkpoint) error {
+	first, last := weights.ExpertRange(a.shape.MoE.Experts, in.ExpertRanks, a.options.Rank-in.AttentionRanks)
+	w, err := weights.LoadExperts(a.device, checkpoint, a.shape, first, last, weights.Options{})
+	if err != nil {
+		return err
+	}
+	a.rank.free = w.Free
+	r, err := executor.NewExpert(executor.ExpertConfig{
+		Rank: a.options.Rank, AttentionRanks: in.AttentionRanks, ExpertRanks: in.ExpertRanks,
+		Shape: a.shape, Device: a.device, Weights: w, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads,
+	})
+	if err != nil {
+		return err
+	}
+	a.rank.runner = r
+	return nil
+}
+
+// connect makes the data mesh of an epoch. The KV cache belonged to the epoch
+// before, whose server sends its sequences again.
+func (r *rank) connect(connector transport.Connector, self int) func(context.Context, rendezvous.World) error {
+	return func(ctx context.Context, world rendezvous.World) error {
+		var peers []transport.Peer
+		for _, m := range world.Members {
+			if m.Role != r.role {
+				peers = append(peers, transport.Peer{Rank: m.Rank, Address: m.DataAddress})
+			}
+		}
+		r.drop()
+		mesh, err := connector.Connect(ctx, world.Epoch, self, peers)
+		if err != nil {
+			return err
+		}
+		if r.reset != nil {
+			r.reset()
+		}
+		r.mu.Lock()
+		r.mesh, r.epoch = mesh, world.Epoch
+		r.mu.Unlock()
+		return nil
+	}
+}
+
+// drop closes the mesh of the epoch before.
+func (r *rank) drop() {
+	r.mu.Lock()
+	mesh := r.mesh
+	r.mesh = nil
+	r.mu.Unlock()
+	if mesh != nil {
+		_ = mesh.Close()
+	}
+}
+
+// step runs one command of the leader.
+func (r *rank) step(ctx context.Context, epoch uint64, payload []byte) ([]byte, error) {
+	command := &agentpb.StepCommand{}
+	if err := proto.Unmarshal(payload, command); err != nil {
+		return nil, fmt.Errorf("the leader's command is unreadable: %w", err)
+	}
+	r.mu.Lock()
+	mesh, current := r.mesh, r.epoch
+	r.mu.Unlock()
+	if mesh == nil || current != epoch {
+		return nil, fmt.Errorf("step %d is for epoch %d; the data links are of epoch %d", command.Number, epoch, current)
+	}
+	result, err := r.runner.Run(ctx, stepFromProto(epoch, command, r.attentionRanks), mesh)
+	if err != nil {
+		return nil, err
+	}
+	r.count(&result)
+	return proto.Marshal(outcomeToProto(command.Number, &result))
+}
+
+func (r *rank) count(result *executor.Result) {
+	for kind, d := range result.Durations {
+		if d.Tasks > 0 {
+			r.metrics.stage.WithLabelValues(executor.Kind(kind).String()).Add(float64(d.Nanoseconds) / 1e9)
+		}
+	}
+	for expert, rows := range result.ExpertLoad {
+		r.metrics.rows.WithLabelValues(fmt.Sprint(expert)).Add(float64(rows))
+	}
+}
+
+// abort fails whatever is in flight; it does not wait for it.
+func (r *rank) abort(epoch uint64, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mesh != nil && r.epoch == epoch {
+		r.mesh.Abort(errors.New(reason))
+	}
+}
+
+func (r *rank) close() {
+	r.drop()
+	if r.runner != nil {
+		r.runner.Close()
+	}
+	if r.free != nil {
+		r.free()
+	}
+}
