@@ -235,6 +235,14 @@ func (in *Instance) Socket(rank int) string {
 
 func (in *Instance) tlsDir() string { return filepath.Join(in.dir, "tls") }
 
+// Log is what Options.Log holds, if it can say so.
+func (in *Instance) Log() string {
+	if s, ok := in.options.Log.(fmt.Stringer); ok {
+		return s.String()
+	}
+	return ""
+}
+
 // TLSDir is the directory with the instance's certificate.
 func (in *Instance) TLSDir() string { return in.tlsDir() }
 
