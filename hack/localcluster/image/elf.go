@@ -134,7 +134,12 @@ func place(libraries []found, loaders map[string]bool) ([]Library, error) {
 		return nil
 	}
 	for _, l := range libraries {
-		if err := add(l.path, filepath.Join(dir, l.soname)); err != nil {
+		destination := filepath.Join(dir, l.soname)
+		if strings.Contains(l.soname, "/") {
+			// The loader takes such a name as a path and searches nowhere.
+			destination = l.soname
+		}
+		if err := add(l.path, destination); err != nil {
 			return nil, err
 		}
 	}
