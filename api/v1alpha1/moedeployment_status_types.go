@@ -211,7 +211,8 @@ const (
 
 // PredictedStatus is what a simulation of the schedule predicts.
 type PredictedStatus struct {
-	// tokensPerSecond of one instance.
+	// tokensPerSecond is the rate of completion tokens of one instance, for
+	// requests as in spec.workload, prefill included.
 	// +optional
 	TokensPerSecond int64 `json:"tokensPerSecond,omitempty"`
 
@@ -293,7 +294,8 @@ type MemoryStatus struct {
 	Role Role `json:"role,omitempty"`
 
 	// needBytes is what the fullest GPU of the group needs at least: weights,
-	// buffers and, for attention, the KV cache of one request of full length.
+	// and caches and buffers for one prompt of the expected length with
+	// maxContextTokens of KV cache.
 	// +optional
 	NeedBytes int64 `json:"needBytes,omitempty"`
 
@@ -304,11 +306,6 @@ type MemoryStatus struct {
 	// weightBytes is the part of needBytes that is weights.
 	// +optional
 	WeightBytes int64 `json:"weightBytes,omitempty"`
-
-	// kvCacheBytesPerToken is the KV cache of one token in all layers; 0 for the
-	// expert group.
-	// +optional
-	KVCacheBytesPerToken int64 `json:"kvCacheBytesPerToken,omitempty"`
 }
 
 // ProfileStatus says which GPU profile a group is planned with.

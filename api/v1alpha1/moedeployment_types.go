@@ -323,8 +323,8 @@ type WorkloadSpec struct {
 	// +kubebuilder:validation:Maximum=16777216
 	OutputTokens int32 `json:"outputTokens,omitempty"`
 
-	// concurrency is the number of requests in flight. Default 8 per attention
-	// GPU.
+	// concurrency is the number of requests in flight. Default 8 per GPU of the
+	// instance.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1048576

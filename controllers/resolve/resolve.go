@@ -28,6 +28,8 @@ type Facts struct {
 	NodeLabels []map[string]string
 	// Images are the operator's own defaults.
 	Images Images
+	// GangServed says that the API server serves PodGroups.
+	GangServed bool
 	// Existing is the decision that running instances of the same revision were
 	// made from; nil if there are none.
 	Existing *Decision
@@ -55,6 +57,9 @@ type Decision struct {
 	Expert    int    `json:"expert"`
 	Why       string `json:"why"`
 	Images    Images `json:"images"`
+	// Gang says that the pods are in a PodGroup. It is decided once, since a
+	// replacement that alone is in a group would wait for the others for ever.
+	Gang bool `json:"gang,omitempty"`
 }
 
 // Finding is the answer to one question, in the form of a condition.
@@ -84,10 +89,15 @@ type Result struct {
 	Source    Source
 	// MaxContextTokens bounds prompt plus completion.
 	MaxContextTokens int
+	// KVCacheTokens is the KV capacity of one attention GPU in tokens; 0 lets the
+	// rank choose from its free memory.
+	KVCacheTokens int
 	// Profiles by role.
 	Profiles map[v1alpha1.Role]Profile
 	// Decision holds split and images.
 	Decision Decision
+	// GangMissing says that the user requires a gang and there is none to be had.
+	GangMissing bool
 	// Alternatives are the splits that were not taken, best first.
 	Alternatives []v1alpha1.SplitAlternative
 	// Start is the schedule to begin with, Predicted what it should achieve.
@@ -103,7 +113,7 @@ type Result struct {
 }
 
 // OK says whether instances can be made.
-func (r *Result) OK() bool { return r.Model.OK && r.Feasible.OK }
+func (r *Result) OK() bool { return r.Model.OK && r.Feasible.OK && !r.GangMissing }
 
 // Resolve decides. It never fails: what stands in the way is in the result.
 func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
@@ -123,6 +133,7 @@ func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 		return r
 	}
 	resolveImages(r, &d.Spec, facts)
+	resolveGang(r, &d.Spec, facts)
 	resolveSplit(r, &d.Spec, facts.Existing)
 	return r
 }
@@ -150,6 +161,16 @@ func resolveImages(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) {
 		}
 	}
 	r.Decision.Images = images
+}
+
+// resolveGang keeps what the revision's instances have, else uses a PodGroup
+// where there is one to be had and the user has not switched it off.
+func resolveGang(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) {
+	r.Decision.Gang = facts.GangServed && spec.Placement.Gang != v1alpha1.GangOff
+	if facts.Existing != nil {
+		r.Decision.Gang = facts.Existing.Gang
+	}
+	r.GangMissing = spec.Placement.Gang == v1alpha1.GangRequired && !r.Decision.Gang
 }
 
 func scheduleOf(s v1alpha1.ScheduleSpec) plan.Schedule {

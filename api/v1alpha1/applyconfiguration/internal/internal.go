@@ -204,9 +204,6 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: availableBytes
       type:
         scalar: numeric
-    - name: kvCacheBytesPerToken
-      type:
-        scalar: numeric
     - name: needBytes
       type:
         scalar: numeric

@@ -16,15 +16,13 @@ type MemoryStatusApplyConfiguration struct {
 	// role is the group.
 	Role *apiv1alpha1.Role `json:"role,omitempty"`
 	// needBytes is what the fullest GPU of the group needs at least: weights,
-	// buffers and, for attention, the KV cache of one request of full length.
+	// and caches and buffers for one prompt of the expected length with
+	// maxContextTokens of KV cache.
 	NeedBytes *int64 `json:"needBytes,omitempty"`
 	// availableBytes is what its profile says a GPU offers.
 	AvailableBytes *int64 `json:"availableBytes,omitempty"`
 	// weightBytes is the part of needBytes that is weights.
 	WeightBytes *int64 `json:"weightBytes,omitempty"`
-	// kvCacheBytesPerToken is the KV cache of one token in all layers; 0 for the
-	// expert group.
-	KVCacheBytesPerToken *int64 `json:"kvCacheBytesPerToken,omitempty"`
 }
 
 // MemoryStatusApplyConfiguration constructs a declarative configuration of the MemoryStatus type for use with
@@ -62,13 +60,5 @@ func (b *MemoryStatusApplyConfiguration) WithAvailableBytes(value int64) *Memory
 // If called multiple times, the WeightBytes field is set to the value of the last call.
 func (b *MemoryStatusApplyConfiguration) WithWeightBytes(value int64) *MemoryStatusApplyConfiguration {
 	b.WeightBytes = &value
-	return b
-}
-
-// WithKVCacheBytesPerToken sets the KVCacheBytesPerToken field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the KVCacheBytesPerToken field is set to the value of the last call.
-func (b *MemoryStatusApplyConfiguration) WithKVCacheBytesPerToken(value int64) *MemoryStatusApplyConfiguration {
-	b.KVCacheBytesPerToken = &value
 	return b
 }

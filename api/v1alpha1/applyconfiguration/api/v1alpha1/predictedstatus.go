@@ -9,7 +9,8 @@ package v1alpha1
 //
 // PredictedStatus is what a simulation of the schedule predicts.
 type PredictedStatusApplyConfiguration struct {
-	// tokensPerSecond of one instance.
+	// tokensPerSecond is the rate of completion tokens of one instance, for
+	// requests as in spec.workload, prefill included.
 	TokensPerSecond *int64 `json:"tokensPerSecond,omitempty"`
 	// timeToFirstTokenMilliseconds is the duration of one prefill step.
 	TimeToFirstTokenMilliseconds *int64 `json:"timeToFirstTokenMilliseconds,omitempty"`

@@ -15,8 +15,8 @@ type WorkloadSpecApplyConfiguration struct {
 	// outputTokens is the mean length of a completion. Default 128, or a quarter
 	// of the context if that is less.
 	OutputTokens *int32 `json:"outputTokens,omitempty"`
-	// concurrency is the number of requests in flight. Default 8 per attention
-	// GPU.
+	// concurrency is the number of requests in flight. Default 8 per GPU of the
+	// instance.
 	Concurrency *int32 `json:"concurrency,omitempty"`
 }
 

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
+)
+
+// FieldOwner owns the fields that the operator applies to children.
+const FieldOwner = client.FieldOwner("findep-operator")
+
+// configOwner owns the config-hash annotation of running pods. It is apart from
+// FieldOwner because an apply with that one would have to repeat the whole pod.
+const configOwner = client.FieldOwner("findep-operator-config")
+
+// pollInterval is how often a running leader is read.
+const pollInterval = 5 * time.Second
+
+// Reconciler reconciles MoEDeployments.
+type Reconciler struct {
+	// Client reads through the cache, and writes.
+	Client client.Client
+	// Reader reads past the cache: objects of the user that are not worth a
+	// watch on all objects of their kind.
+	Reader client.Reader
+	// Recorder records events.
+	Recorder events.EventRecorder
+	// Clock tells the time.
+	Clock clock.PassiveClock
+	// Observer reads leaders.
+	Observer Observer
+	// Images are the defaults for instances that are made from now on.
+	Images resolve.Images
+	// GangServed says that the API server serves PodGroups.
+	GangServed bool
+	// ClusterReads says that GPUProfiles and nodes may be read. Without it only
+	// groups.*.profileRef with a preset, and the cpu preset, are known.
+	ClusterReads bool
+}
+
+// +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch
+// +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/status,verbs=patch
+// +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/finalizers,verbs=update
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=services;configmaps;secrets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=scheduling.k8s.io,resources=podgroups,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=findep.dev,resources=gpuprofiles,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+
+// phase is one step of a pass. It reads and completes the scope.
+type phase func(context.Context, *scope) error
+
+// Reconcile brings one MoEDeployment closer to its spec.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ctrl.Result, err error) {
+	var d v1alpha1.MoEDeployment
+	if err := r.Client.Get(ctx, req.NamespacedName, &d); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	s := newScope(&d, r.Clock.Now())
+	// Whatever happens below, the status says how far it got.
+	defer func() {
+		err = errors.Join(err, r.finish(ctx, s))
+		result = ctrl.Result{RequeueAfter: s.requeueAfter}
+		if err != nil {
+			result = ctrl.Result{}
+		}
+	}()
+	// Without knowing what exists nothing can be decided.
+	if err := r.gather(ctx, s); err != nil {
+		return ctrl.Result{}, s.fail("read the children", err)
+	}
+	if !d.DeletionTimestamp.IsZero() {
+		// The children are owned and go by garbage collection.
+		return ctrl.Result{}, nil
+	}
+	s.resolved = resolve.Resolve(&d, s.facts)
+	// From here on the phases are independent enough that one that fails must
+	// not keep the others from their work.
+	var errs []error
+	for _, p := range []struct {
+		name string
+		run  phase
+	}{
+		{"certificates", r.reconcileCertificates},
+		{"services", r.reconcileServices},
+		{"instances", r.reconcileInstances},
+		{"observe", r.observe},
+	} {
+		if err := p.run(ctx, s); err != nil {
+			errs = append(errs, s.fail(p.name, err))
+		}
+	}
+	return ctrl.Result{}, errors.Join(errs...)
+}
+
+// finish computes the status, writes it if it changed, and records events for
+// what changed, in this order: an event must not tell of a status that was
+// never written.
+func (r *Reconciler) finish(ctx context.Context, s *scope) error {
+	s.computeStatus()
+	if !s.statusChanged() {
+		s.recordEvents(r.Recorder)
+		return nil
+	}
+	err := r.Client.Status().Patch(ctx, s.deployment, client.MergeFrom(s.original))
+	if err != nil {
+		// The object may be gone; then there is nobody to tell.
+		if client.IgnoreNotFound(err) == nil {
+			return nil
+		}
+		return fmt.Errorf("write the status: %w", err)
+	}
+	s.recordEvents(r.Recorder)
+	return nil
+}

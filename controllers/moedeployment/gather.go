@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/controllers/resolve"
+)
+
+// configRetry is how soon a ConfigMap of the user that is missing is looked for
+// again: it is not watched.
+const configRetry = 10 * time.Second
+
+// gather reads everything that decisions are made from.
+func (r *Reconciler) gather(ctx context.Context, s *scope) error {
+	for _, read := range []phase{r.gatherChildren, r.gatherPods, r.gatherGroups, r.gatherConfig, r.gatherProfiles} {
+		if err := read(ctx, s); err != nil {
+			return err
+		}
+	}
+	for index := range s.replicas() {
+		s.byIndex(index)
+	}
+	s.facts.Images = r.Images
+	s.facts.GangServed = r.GangServed
+	s.facts.Existing = s.existingDecision(resolve.Revision(s.deployment, s.facts.Config))
+	s.gathered = true
+	return nil
+}
+
+// owned lists the children of one kind. Objects that merely carry our labels
+// are left alone.
+func (r *Reconciler) owned(ctx context.Context, s *scope, list client.ObjectList) error {
+	return r.Client.List(ctx, list, client.InNamespace(s.owner.Namespace),
+		client.MatchingLabels(render.DeploymentLabels(s.owner.Name)))
+}
+
+func index[T any, P interface {
+	*T
+	client.Object
+}](s *scope, items []T) map[string]P {
+	byName := make(map[string]P, len(items))
+	for i := range items {
+		if p := P(&items[i]); metav1.IsControlledBy(p, s.deployment) {
+			byName[p.GetName()] = p
+		}
+	}
+	return byName
+}
+
+func (r *Reconciler) gatherChildren(ctx context.Context, s *scope) error {
+	var services corev1.ServiceList
+	var configs corev1.ConfigMapList
+	var secrets corev1.SecretList
+	for _, list := range []client.ObjectList{&services, &configs, &secrets} {
+		if err := r.owned(ctx, s, list); err != nil {
+			return err
+		}
+	}
+	s.services, s.configs, s.secrets = index(s, services.Items), index(s, configs.Items), index(s, secrets.Items)
+	for _, c := range s.configs {
+		s.noticeInstance(c)
+	}
+	for _, c := range s.secrets {
+		s.noticeInstance(c)
+	}
+	return nil
+}
+
+// noticeInstance makes sure that an instance is known as long as it has any
+// child, so that scaling down removes all of them.
+func (s *scope) noticeInstance(o client.Object) *instance {
+	n, err := strconv.ParseInt(o.GetLabels()[v1alpha1.LabelInstance], 10, 32)
+	if err != nil || n < 0 {
+		return nil
+	}
+	return s.byIndex(int32(n))
+}
+
+func (r *Reconciler) gatherPods(ctx context.Context, s *scope) error {
+	var pods corev1.PodList
+	if err := r.owned(ctx, s, &pods); err != nil {
+		return err
+	}
+	for name, pod := range index(s, pods.Items) {
+		if i := s.noticeInstance(pod); i != nil {
+			i.pods[name] = pod
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) gatherGroups(ctx context.Context, s *scope) error {
+	if !r.GangServed {
+		return nil
+	}
+	var groups schedulingv1beta1.PodGroupList
+	if err := r.owned(ctx, s, &groups); err != nil {
+		return err
+	}
+	for _, group := range index(s, groups.Items) {
+		if i := s.noticeInstance(group); i != nil {
+			i.group = group
+		}
+	}
+	return nil
+}
+
+// gatherConfig reads the ConfigMap with the model's config.json past the cache.
+func (r *Reconciler) gatherConfig(ctx context.Context, s *scope) error {
+	from := s.deployment.Spec.Model.ConfigFrom
+	if from == nil {
+		return nil
+	}
+	var c corev1.ConfigMap
+	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: s.owner.Namespace, Name: from.Name}, &c)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("ConfigMap %s: %w", from.Name, err)
+	}
+	key := resolve.ConfigKey(from)
+	data, found := c.Data[key]
+	s.facts.Config = &resolve.ConfigFile{Data: data}
+	switch {
+	case err != nil:
+		s.facts.Config.Problem = fmt.Sprintf("there is none with the name %q in namespace %q.", from.Name, s.owner.Namespace)
+	case !found:
+		s.facts.Config.Problem = fmt.Sprintf("%q has no key %q.", from.Name, key)
+	}
+	if s.facts.Config.Problem != "" {
+		s.requeue(configRetry)
+	}
+	return nil
+}
+
+// gatherProfiles reads GPUProfiles and the labels of nodes.
+func (r *Reconciler) gatherProfiles(ctx context.Context, s *scope) error {
+	if !r.ClusterReads {
+		return nil
+	}
+	var profiles v1alpha1.GPUProfileList
+	if err := r.Client.List(ctx, &profiles); err != nil {
+		return err
+	}
+	s.facts.Profiles = profiles.Items
+	var nodes metav1.PartialObjectMetadataList
+	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	if err := r.Client.List(ctx, &nodes); err != nil {
+		return err
+	}
+	s.facts.NodeLabels = nodeLabels(nodes.Items)
+	return nil
+}
+
+// existingDecision is what the running instances of a revision were made from.
+func (s *scope) existingDecision(revision string) *resolve.Decision {
+	for _, i := range s.instances {
+		c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]
+		if c == nil || c.Labels[v1alpha1.LabelRevision] != revision {
+			continue
+		}
+		var d resolve.Decision
+		if json.Unmarshal([]byte(c.Annotations[v1alpha1.AnnotationDecision]), &d) == nil && d.Attention > 0 && d.Expert > 0 {
+			return &d
+		}
+	}
+	return nil
+}
+
+// nodeLabels is in order of the GPU product: the cache lists nodes in any order,
+// and which preset is taken must not depend on it.
+func nodeLabels(nodes []metav1.PartialObjectMetadata) []map[string]string {
+	list := make([]map[string]string, 0, len(nodes))
+	for i := range nodes {
+		list = append(list, nodes[i].Labels)
+	}
+	slices.SortFunc(list, func(a, b map[string]string) int {
+		return cmp.Compare(a[resolve.ProductLabel], b[resolve.ProductLabel])
+	})
+	return list
+}

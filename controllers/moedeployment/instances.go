@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// defaultBackoff applies when recovery.backoffSeconds is not given.
+const defaultBackoff = 5 * time.Second
+
+// reconcileInstances plans and carries out what each instance needs. One that
+// fails does not keep the others from their turn.
+func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
+	facts := make([]instanceFacts, len(s.instances))
+	for i, in := range s.instances {
+		facts[i] = s.factsOf(in)
+	}
+	rollout := s.deployment.Spec.Rollout
+	actions := planRollout(facts, rolloutLimits{
+		maxUnavailable: s.maxUnavailable(),
+		paused:         rollout.Paused == v1alpha1.Enabled,
+		feasible:       s.resolved.OK(),
+	})
+	var errs []error
+	for i, in := range s.instances {
+		in.action = actions[i]
+		if err := r.carryOut(ctx, s, in); err != nil {
+			errs = append(errs, fmt.Errorf("instance %d: %w", in.index, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *scope) maxUnavailable() int { return max(1, int(s.deployment.Spec.Rollout.MaxUnavailable)) }
+
+// outdated says that a pod was made from another revision than the current one.
+func (s *scope) outdated(pod *corev1.Pod) bool {
+	return s.resolved != nil && revisionOf(pod) != s.resolved.Revision
+}
+
+func (s *scope) factsOf(i *instance) instanceFacts {
+	f := instanceFacts{wanted: i.wanted, serving: s.serving(i), terminating: true}
+	for _, pod := range i.pods {
+		if s.outdated(pod) {
+			f.outdated = true
+			f.terminating = f.terminating && terminating(pod)
+		}
+	}
+	return f
+}
+
+func (r *Reconciler) carryOut(ctx context.Context, s *scope, i *instance) error {
+	switch i.action {
+	case remove:
+		return r.removeInstance(ctx, s, i)
+	case recreate:
+		s.note(v1alpha1.ReasonRollingOut, "Recreate", "Recreating instance %d for revision %s", i.index, s.resolved.Revision)
+		return r.deletePods(ctx, i)
+	case complete:
+		return r.completeInstance(ctx, s, i)
+	default:
+		return nil
+	}
+}
+
+// completeInstance applies the instance's configuration and makes the pods it
+// lacks.
+func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance) error {
+	if s.authority == nil {
+		// Pods without certificates could not start; the failure is reported.
+		return nil
+	}
+	in, err := r.applyConfig(ctx, s, i)
+	if err != nil {
+		return err
+	}
+	if in.Gang {
+		if err := r.apply(ctx, render.PodGroup(in), i.group); err != nil {
+			return fmt.Errorf("PodGroup: %w", err)
+		}
+	}
+	var errs []error
+	made := 0
+	for rank := range in.Attention + in.Expert {
+		created, err := r.completePod(ctx, s, i, in, rank)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if created {
+			made++
+		}
+	}
+	if made > 0 {
+		s.note(v1alpha1.ReasonCreating, "Create", "Created %d of the %d pods of instance %d", made, in.Attention+in.Expert, i.index)
+	}
+	return errors.Join(errs...)
+}
+
+// applyConfig renders and applies the ConfigMap, and returns what the rest of
+// the instance is rendered from.
+func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*render.Input, error) {
+	in := s.input(i.index)
+	config := s.config(i.index)
+	hash, err := plan.Hash(config)
+	if err != nil {
+		return nil, err
+	}
+	in.ConfigHash = hash
+	wanted, err := render.ConfigMap(in, config)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.apply(ctx, wanted, s.configs[*wanted.Name]); err != nil {
+		return nil, fmt.Errorf("ConfigMap: %w", err)
+	}
+	i.scheduleHash, err = config.ScheduleHash()
+	return in, err
+}
+
+func (s *scope) input(index int32) *render.Input {
+	r := s.resolved
+	return &render.Input{
+		Owner: s.owner, Index: index, Revision: r.Revision,
+		Attention: r.Decision.Attention, Expert: r.Decision.Expert,
+		Images: r.Decision.Images, Source: r.Source, Groups: s.deployment.Spec.Groups,
+		PriorityClassName: s.deployment.Spec.Placement.PriorityClassName,
+		Gang:              r.Decision.Gang, Decision: r.Decision,
+	}
+}
+
+// config is what the ranks of an instance are told.
+func (s *scope) config(index int32) *plan.Instance {
+	r := s.resolved
+	return &plan.Instance{
+		Namespace: s.owner.Namespace, Deployment: s.owner.Name, Index: int(index), Revision: r.Revision,
+		AttentionRanks: r.Decision.Attention, ExpertRanks: r.Decision.Expert,
+		Hosts: render.Hosts(s.owner, index, r.Decision.Attention, r.Decision.Expert),
+		Model: plan.ModelRef{
+			Name: r.ModelName, Path: render.ModelDir,
+			MaxContextTokens: r.MaxContextTokens, KVCacheTokens: r.KVCacheTokens,
+		},
+		Schedule: r.Schedule, SLO: r.SLO, Start: r.Start, Profile: r.ProfileJSON(),
+	}
+}
+
+// completePod makes the pod of one rank if there is none, replaces one that has
+// ended, and tells one that runs of a new configuration.
+func (r *Reconciler) completePod(ctx context.Context, s *scope, i *instance, in *render.Input, rank int) (created bool, err error) {
+	name := render.PodName(s.owner.Name, i.index, in.Attention, rank)
+	pod := i.pods[name]
+	switch {
+	case pod == nil:
+		if err := r.Client.Apply(ctx, render.Pod(in, rank), FieldOwner, client.ForceOwnership); err != nil {
+			return false, fmt.Errorf("pod %s: %w", name, err)
+		}
+		return true, nil
+	case terminating(pod):
+		return false, nil
+	case ended(pod):
+		return false, r.replace(ctx, s, pod)
+	case pod.Annotations[v1alpha1.AnnotationConfigHash] != in.ConfigHash:
+		ac := render.PodConfigHash(s.owner.Namespace, name, in.ConfigHash)
+		// The uid makes the apply fail, instead of making a pod without a spec,
+		// if the pod was deleted a moment ago.
+		ac.WithUID(pod.UID)
+		if err := r.Client.Apply(ctx, ac, configOwner, client.ForceOwnership); err != nil {
+			return false, fmt.Errorf("pod %s: %w", name, err)
+		}
+	}
+	return false, nil
+}
+
+// replace deletes a pod that has ended, after a pause if it did not live long.
+// Its successor is made when the name is free.
+func (r *Reconciler) replace(ctx context.Context, s *scope, pod *corev1.Pod) error {
+	backoff := defaultBackoff
+	if seconds := s.deployment.Spec.Recovery.BackoffSeconds; seconds > 0 {
+		backoff = time.Duration(seconds) * time.Second
+	}
+	if wait := replaceAfter(pod, s.now, backoff); wait > 0 {
+		s.requeue(wait)
+		return nil
+	}
+	s.note(v1alpha1.ReasonRecovering, "Replace", "Replacing pod %s, which has ended", pod.Name)
+	return r.delete(ctx, pod)
+}
+
+// deletePods deletes the pods of an instance.
+func (r *Reconciler) deletePods(ctx context.Context, i *instance) error {
+	var errs []error
+	for _, pod := range sorted(i.pods) {
+		if !terminating(pod) {
+			errs = append(errs, r.delete(ctx, pod))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeInstance deletes everything that belongs to an instance beyond
+// spec.replicas: first the pods, and what they use once they are gone.
+func (r *Reconciler) removeInstance(ctx context.Context, s *scope, i *instance) error {
+	if len(i.pods) > 0 {
+		return r.deletePods(ctx, i)
+	}
+	var errs []error
+	if c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]; c != nil {
+		errs = append(errs, r.delete(ctx, c))
+	}
+	if c := s.secrets[render.TLSSecretName(s.owner.Name, i.index)]; c != nil {
+		errs = append(errs, r.delete(ctx, c))
+	}
+	if i.group != nil && i.group.DeletionTimestamp.IsZero() {
+		errs = append(errs, r.delete(ctx, i.group))
+	}
+	return errors.Join(errs...)
+}
+
+// delete deletes exactly the object that was read: not a namesake that has taken
+// its place since.
+func (r *Reconciler) delete(ctx context.Context, o client.Object) error {
+	err := r.Client.Delete(ctx, o, client.Preconditions{UID: ptr.To(o.GetUID())})
+	return client.IgnoreNotFound(err)
+}

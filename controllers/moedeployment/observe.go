@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/findep/findep-operator/runtime/identity"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
+)
+
+// Limits on reading leaders: a leader that hangs must hold up neither the other
+// instances nor the other deployments for long.
+const (
+	observeTimeout  = 2 * time.Second
+	observeParallel = 16
+	operatorTTL     = time.Hour
+)
+
+// Target is a leader to read.
+type Target struct {
+	// Address is host:port of its control port.
+	Address string
+	// Identity is the one it must prove.
+	Identity string
+	// Own is the certificate to show.
+	Own *identity.Bundle
+	// Now is the time certificates are checked at.
+	Now time.Time
+}
+
+// Observer reads what a leader reports.
+type Observer interface {
+	Observe(ctx context.Context, target Target) (*plan.Observation, error)
+}
+
+// RPCObserver reads leaders over gRPC with mutual TLS.
+type RPCObserver struct{}
+
+// Observe implements Observer.
+func (RPCObserver) Observe(ctx context.Context, target Target) (*plan.Observation, error) {
+	source, err := identity.Bytes(target.Own)
+	if err != nil {
+		return nil, err
+	}
+	config, err := identity.ClientTLS(identity.Config{
+		Source: source, Peers: []string{target.Identity}, Now: func() time.Time { return target.Now },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rendezvous.Observe(ctx, target.Address, config)
+}
+
+func identityOf(s *scope, i *instance) string {
+	in := plan.Instance{Namespace: s.owner.Namespace, Deployment: s.owner.Name, Index: int(i.index)}
+	return in.Identity()
+}
+
+// observe asks every leader that runs. One that does not answer is a fact, not a
+// failure of this pass: leaders take time to start, and may be gone.
+func (r *Reconciler) observe(ctx context.Context, s *scope) error {
+	if s.authority == nil {
+		return nil
+	}
+	own, err := s.authority.ca.Issue(s.now, identity.OperatorURI, nil, "operator", operatorTTL)
+	if err != nil {
+		return err
+	}
+	own.CA = s.authority.bundle
+	var group errgroup.Group
+	group.SetLimit(observeParallel)
+	var mu sync.Mutex
+	for _, i := range s.instances {
+		leader := leaderOf(i)
+		if !i.wanted || !reachable(leader) {
+			continue
+		}
+		target := Target{
+			Address:  net.JoinHostPort(leader.Status.PodIP, strconv.Itoa(plan.ControlPort)),
+			Identity: identityOf(s, i), Own: own, Now: s.now,
+		}
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, observeTimeout)
+			defer cancel()
+			o, err := r.Observer.Observe(ctx, target)
+			mu.Lock()
+			defer mu.Unlock()
+			s.requeue(pollInterval)
+			if err != nil {
+				i.observeError = err.Error()
+				return nil
+			}
+			i.observation = o
+			return nil
+		})
+	}
+	return group.Wait()
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// scope holds everything known about one MoEDeployment during one pass.
+type scope struct {
+	// deployment is the object with the status in the making, original the
+	// object as it was read. Set by newScope.
+	deployment, original *v1alpha1.MoEDeployment
+	// now is the time of this pass. Set by newScope.
+	now time.Time
+	// owner is what children refer to. Set by newScope.
+	owner render.Owner
+
+	// gathered says that everything below up to facts was read. Set by gather.
+	gathered bool
+	// services, configs and secrets are the children by name. Set by gather.
+	services map[string]*corev1.Service
+	configs  map[string]*corev1.ConfigMap
+	secrets  map[string]*corev1.Secret
+	// instances are in order of index: those wanted, and those that still have
+	// children. Set by gather.
+	instances []*instance
+	// facts is what resolve decides from. Set by gather.
+	facts resolve.Facts
+
+	// resolved is what shall be made. Set by Reconcile; nil during deletion.
+	resolved *resolve.Result
+	// authority issues certificates. Set by reconcileCertificates; nil if that
+	// failed.
+	authority *authority
+
+	// requeueAfter is the earliest time at which there is something to do that no
+	// watch tells of; 0 means none. Set through requeue.
+	requeueAfter time.Duration
+	// failures are the phases that failed. Set through fail.
+	failures []string
+	// notes are events about what was done. Set through note.
+	notes []note
+}
+
+// instance is one attention group and its expert group.
+type instance struct {
+	index int32
+	// wanted is false for instances beyond spec.replicas. Set by gather.
+	wanted bool
+	// pods are its pods, those being deleted too, by name. Set by gather, and
+	// reduced by reconcileInstances when it deletes some.
+	pods map[string]*corev1.Pod
+	// group is its PodGroup, if there is one. Set by gather.
+	group *schedulingv1beta1.PodGroup
+
+	// action is what this pass does with it. Set by reconcileInstances.
+	action action
+	// scheduleHash identifies the schedule settings that were applied. Set by
+	// reconcileInstances; empty if they were not.
+	scheduleHash string
+	// observation is what the leader says, observeError why it says nothing.
+	// Set by observe; both are empty if there is no leader to ask.
+	observation  *plan.Observation
+	observeError string
+}
+
+func newScope(d *v1alpha1.MoEDeployment, now time.Time) *scope {
+	return &scope{
+		deployment: d, original: d.DeepCopy(), now: now,
+		owner: render.Owner{Namespace: d.Namespace, Name: d.Name, UID: d.UID},
+	}
+}
+
+// replicas is the number of instances that are wanted.
+func (s *scope) replicas() int32 { return ptr.Deref(s.deployment.Spec.Replicas, 1) }
+
+// fail remembers that a phase failed and names it in the error.
+func (s *scope) fail(phase string, err error) error {
+	err = fmt.Errorf("%s: %w", phase, err)
+	s.failures = append(s.failures, err.Error())
+	return err
+}
+
+// requeue asks for another pass after d at the latest.
+func (s *scope) requeue(d time.Duration) {
+	if d > 0 && (s.requeueAfter == 0 || d < s.requeueAfter) {
+		s.requeueAfter = d
+	}
+}
+
+// note plans an event.
+func (s *scope) note(reason, action, format string, args ...any) {
+	s.notes = append(s.notes, note{corev1.EventTypeNormal, reason, action, fmt.Sprintf(format, args...)})
+}
+
+func (s *scope) statusChanged() bool {
+	return !equality.Semantic.DeepEqual(s.original.Status, s.deployment.Status)
+}
+
+// byIndex returns the instance with an index, making it if need be.
+func (s *scope) byIndex(index int32) *instance {
+	at, found := slices.BinarySearchFunc(s.instances, index, func(i *instance, index int32) int {
+		return int(i.index - index)
+	})
+	if !found {
+		s.instances = slices.Insert(s.instances, at, &instance{
+			index: index, wanted: index < s.replicas(), pods: map[string]*corev1.Pod{},
+		})
+	}
+	return s.instances[at]
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+)
+
+// view is what can be said about one instance in this pass.
+type view struct {
+	phase v1alpha1.InstancePhase
+	// reason is the one of the Available condition, if this instance decides it.
+	reason  string
+	message string
+	// size is the number of pods it needs, ready the number that are ready.
+	size, ready int
+	// unscheduled is the number of pods without a node, schedulerSays why.
+	unscheduled   int
+	schedulerSays string
+	// blocked says that nothing moves until someone acts.
+	blocked bool
+}
+
+// size is the number of pods of an instance. An instance at an old revision may
+// have had another split; its own pods tell.
+func (s *scope) size(i *instance) int {
+	if s.resolved != nil && s.resolved.Decision.Attention > 0 && !s.factsOf(i).outdated {
+		return s.resolved.Decision.Attention + s.resolved.Decision.Expert
+	}
+	size := 0
+	for _, pod := range i.pods {
+		size = max(size, rankOf(pod)+1)
+	}
+	return size
+}
+
+// serving says that all pods of an instance are ready, so that its leader
+// answers requests.
+func (s *scope) serving(i *instance) bool {
+	n := 0
+	for _, pod := range i.pods {
+		if ready(pod) {
+			n++
+		}
+	}
+	return n > 0 && n == s.size(i)
+}
+
+// view describes how far an instance is. The first thing that holds it up on
+// the way from nothing to serving is what is reported.
+func (s *scope) view(i *instance) view {
+	v := view{size: s.size(i)}
+	pods := sorted(i.pods)
+	var going, missing int
+	for _, pod := range pods {
+		switch {
+		case terminating(pod), ended(pod):
+			going++
+		case ready(pod):
+			v.ready++
+		case !scheduled(pod):
+			v.unscheduled++
+		}
+	}
+	missing = max(0, v.size-len(pods))
+	if v.unscheduled > 0 {
+		v.schedulerSays = schedulerMessage(pods, i.group)
+	}
+	switch {
+	case s.serving(i):
+		v.phase, v.reason = v1alpha1.InstanceServing, v1alpha1.ReasonServing
+	case len(pods) == 0:
+		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
+		v.message = "Its pods are being made."
+	case going > 0:
+		v.phase, v.reason = v1alpha1.InstanceTerminating, v1alpha1.ReasonStarting
+		v.message = fmt.Sprintf("%d of its pods are going; their successors are made when they are gone.", going)
+	case missing > 0:
+		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
+		v.message = fmt.Sprintf("%d of its %d pods are missing and being made.", missing, v.size)
+	case v.unscheduled > 0:
+		s.viewPending(&v)
+	default:
+		s.viewStarting(i, pods, &v)
+	}
+	return v
+}
+
+func (s *scope) viewPending(v *view) {
+	v.phase, v.reason = v1alpha1.InstancePending, v1alpha1.ReasonPending
+	v.message = fmt.Sprintf("It needs %d pods with one nvidia.com/gpu each; %d have no node yet.", v.size, v.unscheduled)
+	if v.schedulerSays != "" {
+		v.blocked = true
+		v.message += " The scheduler says: " + v.schedulerSays
+	}
+}
+
+// viewStarting describes an instance whose pods all have a node.
+func (s *scope) viewStarting(i *instance, pods []*corev1.Pod, v *view) {
+	var waiting []string
+	for _, pod := range pods {
+		if b := blocked(pod); b != nil {
+			v.phase, v.reason, v.message, v.blocked = v1alpha1.InstanceFailing, b.reason, b.message, true
+			return
+		}
+		if !started(pod) {
+			waiting = append(waiting, pod.Name)
+		}
+	}
+	if len(waiting) > 0 {
+		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
+		v.message = fmt.Sprintf("Containers are being started in %d of %d pods: %s.", len(waiting), v.size, shortList(waiting))
+		return
+	}
+	v.phase, v.reason = v1alpha1.InstanceForming, v1alpha1.ReasonForming
+	switch o := i.observation; {
+	case o == nil && i.observeError != "":
+		v.message = "All containers run; the leader does not answer yet."
+	case o == nil:
+		v.message = "All containers run and are finding each other."
+	case !o.Formed:
+		v.message = fmt.Sprintf("The leader waits for ranks %s.", ranks(s.missingRanks(i, v.size)))
+	default:
+		v.message = fmt.Sprintf("All ranks have joined; %d of %d pods are ready.", v.ready, v.size)
+	}
+}
+
+// started says that every container of a pod runs.
+func started(pod *corev1.Pod) bool {
+	statuses := containerStatuses(pod)
+	for _, c := range statuses {
+		if c.State.Running == nil {
+			return false
+		}
+	}
+	return len(statuses) > 0
+}
+
+// schedulerMessage is what the scheduler says about an instance that it cannot
+// place: of its PodGroup, else of its first pod that says anything.
+func schedulerMessage(pods []*corev1.Pod, group *schedulingv1beta1.PodGroup) string {
+	var said []string
+	if group != nil {
+		c := meta.FindStatusCondition(group.Status.Conditions, schedulingv1beta1.PodGroupInitiallyScheduled)
+		if c != nil && c.Status == metav1.ConditionFalse && c.Message != "" {
+			said = append(said, tail(c.Message))
+		}
+	}
+	for _, pod := range pods {
+		c := podCondition(pod, corev1.PodScheduled)
+		if scheduled(pod) || c == nil || c.Status != corev1.ConditionFalse || c.Message == "" {
+			continue
+		}
+		if text := tail(c.Message); !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, text) }) {
+			said = append(said, text)
+		}
+		break
+	}
+	return strings.Join(said, " ")
+}
+
+// shortList joins up to three names.
+func shortList(names []string) string {
+	const most = 3
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+func ranks(list []int32) string {
+	names := make([]string, 0, len(list))
+	for _, r := range list {
+		names = append(names, fmt.Sprint(r))
+	}
+	return strings.Join(names, ", ")
+}
