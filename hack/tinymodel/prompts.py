@@ -52,7 +52,7 @@ CUTS = [
 TOKENIZER_CASES = [
     "", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", "\t\t", " \n", "\n ", " \n ", "  \n\n  ", "a", "A", " a", "a ", " a ", "  a",
     "a  b", "a   b", "a \n b", "a\nb", "a\r\nb", "a\n\n\nb", "trailing  ", "trailing\n", "trailing \t ", "\u00a0", "a\u00a0b", "a \u00a0b",
-    "a\u2003b", "a\u3000b", "\u2028", "a\u200bb", "\ufeffbom", "0", "1234567890", "12 345", " 1", "1.5e-10", "v2.0.1", "٣٤٥", "Ⅷ½²",
+    "a\u2003b", "a\u3000b", "a\u0085b", "a\u1680b", "a\x0b\x0cb", "a\x1cb", "\u2028", "a\u200bb", "\ufeffbom", "0", "1234567890", "12 345", " 1", "1.5e-10", "v2.0.1", "٣٤٥", "Ⅷ½²",
     "In the beginning God created the heaven and the earth.", "And God said, Let there be light: and there was light.",
     "the LORD thy God", "LORD", "don't", "Pharaoh's", "it's I'll you've", "Wherefore?!", "...", "--", "—", "“quoted”", "(paren)", "[x]{y}<z>",
     "a,b;c:d", "$100 + 20% = 120^2 ~ `x`", "email@example.com", "https://example.com/path?q=1&r=2", "snake_case camelCase", "C++ & C#",

@@ -60,11 +60,11 @@ GENERATION_CONFIG = {
     "pad_token_id": 1,
 }
 
-# One thread: two spin at their barriers and run many times slower on a shared machine.
-THREADS = 1
+# run.sh makes idle threads sleep: spinning ones stall each other on a shared machine.
+THREADS = 2
 SEQUENCE = 192
-BATCH = 10
-STEPS = 1600
+BATCH = 8
+STEPS = 1100
 WARMUP = 40
 # The share of the steps at the end over which the learning rate falls to zero.
 DECAY = 0.6
