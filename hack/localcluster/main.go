@@ -39,19 +39,21 @@ func newCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&name, "name", name, "name of the cluster")
 	root.AddCommand(
 		buildCommand(), upCommand(&name), downCommand(&name), statusCommand(&name),
-		loadImageCommand(), kubeconfigCommand(&name),
+		loadImageCommand(), kubeconfigCommand(&name), binDirCommand(),
 	)
 	return root
 }
 
 func buildCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "build [all|cluster|envtest|tools|NAME...]",
+	var only []string
+	cmd := &cobra.Command{
+		Use:   "build [cluster|envtest|tools|all|NAME...]",
 		Short: "Build programs into the cache folder",
 		Long: `Build the named programs, or sets of programs, from their pinned modules into
 $FINDEP_CACHE/bin (default ~/.cache/findep/bin). What is there and current is not
-built again. Without arguments: all.`,
+built again. Without arguments: those that a cluster needs.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args = append(args, only...)
 			builder, err := binaries.NewBuilder(cmd.OutOrStdout())
 			if err != nil {
 				return err
@@ -67,12 +69,14 @@ built again. Without arguments: all.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringSliceVar(&only, "only", nil, "programs or sets to build, as one list with commas")
+	return cmd
 }
 
 // expand replaces the names of sets by those of their members.
 func expand(args []string) ([]string, error) {
 	if len(args) == 0 {
-		args = []string{string(binaries.Everything)}
+		args = []string{string(binaries.Cluster)}
 	}
 	var names []string
 	for _, a := range args {
@@ -161,6 +165,22 @@ func kubeconfigCommand(name *string) *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), c.Paths.Kubeconfig())
+			return nil
+		},
+	}
+}
+
+func binDirCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "bin-dir",
+		Short: "Print the folder of the programs, kubectl among them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			builder, err := binaries.NewBuilder(cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), builder.Bin)
 			return nil
 		},
 	}

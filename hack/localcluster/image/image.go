@@ -27,7 +27,8 @@ import (
 type File struct {
 	// Source is a path on this machine. A folder is added with all below it.
 	Source string
-	// Destination is an absolute path in the image.
+	// Destination is an absolute path in the image. For a folder it may be /,
+	// which makes the folder's contents the image's.
 	Destination string
 }
 
@@ -46,8 +47,8 @@ func (f File) validate() error {
 	if f.Source == "" {
 		return fmt.Errorf("%q=%q names no source: write SRC=/DST", f.Source, f.Destination)
 	}
-	if !path.IsAbs(f.Destination) || path.Clean(f.Destination) == "/" {
-		return fmt.Errorf("destination %q of %s must be an absolute path below /", f.Destination, f.Source)
+	if !path.IsAbs(f.Destination) {
+		return fmt.Errorf("destination %q of %s must be an absolute path", f.Destination, f.Source)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func TestParseFile(t *testing.T) {
 	}{
 		{"bin/manager", File{"bin/manager", "/manager"}, false},
 		{"bin/manager=/opt/m", File{"bin/manager", "/opt/m"}, false},
-		{"model=/", File{"model", "/"}, true},
+		{"model=/", File{"model", "/"}, false},
 		{"model=relative", File{"model", "relative"}, true},
 		{"=/x", File{"", "/x"}, true},
 	}
@@ -126,6 +126,25 @@ func listing(t *testing.T, r io.Reader) map[string]string {
 	}
 }
 
+func TestAFolderMayBeTheRoot(t *testing.T) {
+	dir := tree(t, map[string]string{"config.json": "{}"})
+	layer := filepath.Join(t.TempDir(), "layer.tar")
+	f, err := os.Create(layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := writeLayer(f, Spec{Files: []File{{dir, "/"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"config.json": "-r--r--r-- {}"}, listing(t, f)); diff != "" {
+		t.Errorf("layer (-want +got):\n%s", diff)
+	}
+}
+
 func TestWriteIsReproducible(t *testing.T) {
 	write := func() string {
 		dir := tree(t, map[string]string{"a/1": "one", "a/2": "two"})
@@ -160,6 +179,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"nothing", Spec{Name: "localhost/x:1"}, "no files"},
 		{"missing source", Spec{Name: "localhost/x:1", Files: []File{{file + "2", "/f"}}}, file + "2"},
 		{"dangling link", Spec{Name: "localhost/x:1", Files: []File{{dir, "/d"}}}, "dangling"},
+		{"file as the root", Spec{Name: "localhost/x:1", Files: []File{{file, "/"}}}, "cannot be /"},
 		{"file as a folder", Spec{Name: "localhost/x:1", Files: []File{{file, "/f"}, {file, "/f/g"}}}, "also the folder"},
 	}
 	for _, tt := range tests {

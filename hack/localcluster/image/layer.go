@@ -82,6 +82,9 @@ func addTree(entries map[string]entry, f File) error {
 		}
 		name := path.Join(f.Destination, filepath.ToSlash(relative))
 		switch {
+		case name == "/" && info.IsDir():
+		case name == "/":
+			return fmt.Errorf("add %s: a file cannot be /; name its place in the image", p)
 		case info.IsDir():
 			entries[name] = entry{mode: 0o755}
 		case info.Mode().IsRegular():
