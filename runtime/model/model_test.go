@@ -179,6 +179,11 @@ func TestInverseFrequencies(t *testing.T) {
 			t.Errorf("pair %d is slowed down %v times", i, ratio)
 		}
 	}
+	// In between the ramp rises by 1/13 per pair.
+	ramp := 6.0 / 13
+	if got, want := f[16], plain[16]*(ramp/40+1-ramp); math.Abs(got/want-1) > 1e-12 {
+		t.Errorf("pair 16 turns by %v, want %v", got, want)
+	}
 	if got := s.Rope.AttentionFactor(); got != 1 {
 		t.Errorf("attention factor %v, want 1: both mscales are equal", got)
 	}

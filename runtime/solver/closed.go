@@ -3,8 +3,6 @@
 package solver
 
 import (
-	"math"
-
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/schedule"
 )
@@ -85,19 +83,18 @@ func (t Times) makespanASAS(layers, r1, r2 int) float64 {
 
 // makespanAASS differs in that the next layer also waits for the whole block
 // of shared experts: a cycle of two layers can ride the expert line to the last
-// micro-batch and then wait for the block, which costs M = G + Z.
+// micro-batch and then wait for the block, which costs M = G + Z. (A path that
+// ends with such a half cycle, M + Phi(T-2), never exceeds the first candidate,
+// because Q >= a + r1*s.)
 func (t Times) makespanAASS(layers, r1, r2 int) float64 {
 	n, y, g := float64(r1), float64(r2)*t.slowest(), t.loop(r2)
 	x, fa := t.Attention+t.Shared, max(t.Attention, y)
 	z := t.Attention + (n-1)*fa + n*t.Shared
 	m, q := g+z, max(g, n*x, n*y)
 	phi := func(k int) float64 {
-		if k < 0 {
-			return math.Inf(-1)
-		}
 		return max(float64(k)*q, float64(k/2)*m+float64(k%2)*q)
 	}
-	return max(phi(layers-1)+(n-1)*fa+g, phi(layers-1)+n*x, m+phi(layers-2))
+	return phi(layers-1) + max((n-1)*fa+g, n*x)
 }
 
 // LayerPeriod is the steady-state time per layer.

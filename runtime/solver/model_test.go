@@ -159,6 +159,25 @@ func TestTokensTravelOncePerExpertGPU(t *testing.T) {
 	}
 }
 
+// The smaller group carries the same rows over fewer links.
+func TestLinkCountsTheBusierSide(t *testing.T) {
+	in := instance(t, v2Lite, "h100-sxm", prefill(128))
+	in.Options.ReplicatedTransfers = true
+	perToken := 6 * 2048 * 2 * in.Profiles.Attention.Link.MillisecondsPerByte()
+	for _, s := range []solver.Split{{Attention: 1, Expert: 4}, {Attention: 4, Expert: 1}, {Attention: 4, Expert: 4}} {
+		p, err := solver.FromModel(in, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// One sample per attention GPU, one segment: all tokens times six rows.
+		got := p.Stages.A2E.Beta * p.TokensPerExpertPerSample
+		want := perToken * 128 * float64(s.Attention) / float64(min(s.Attention, s.Expert))
+		if !near(got, want, 1e-12) {
+			t.Errorf("%s: a transfer takes %v ms, want %v", s, got, want)
+		}
+	}
+}
+
 func TestDecodeIsBoundByMemory(t *testing.T) {
 	in := instance(t, v2, "h100-sxm", solver.Workload{Phase: solver.Decode, ContextTokens: 4096, Batch: 64})
 	in.Options.Limits.MaxSegments = 16

@@ -167,10 +167,13 @@ func (s *search) frontier() {
 		m = s.nextMicroBatch(m, previous)
 	}
 	for r2 := lowest - 1; r2 >= 1; r2-- {
-		// One sample less undoes a rounding upwards in the division.
-		m := int(float64(r2) * s.maxTokens / s.p.TokensPerExpertPerSample)
-		if low, _ := s.segmentRange(m); m > 0 && low > r2 {
-			m--
+		// One sample more and then down to the first that fits, because the
+		// division rounds.
+		m := int(float64(r2)*s.maxTokens/s.p.TokensPerExpertPerSample) + 1
+		for ; m >= 1; m-- {
+			if low, _ := s.segmentRange(m); low <= r2 {
+				break
+			}
 		}
 		if m >= 1 {
 			s.consider(m, s.degree(m))
