@@ -25,8 +25,7 @@ type Metrics struct {
 // NewMetrics registers the metrics of one served model in a registry of their
 // own, with those of the Go process.
 func NewMetrics(model string) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), labels: prometheus.Labels{"model_name": model}}
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m := &Metrics{registry: NewProcessRegistry(), labels: prometheus.Labels{"model_name": model}}
 	m.timeToFirstToken = m.histogram("findep_request_time_to_first_token_seconds",
 		"Time from accepting a prompt to its first token.", prometheus.ExponentialBuckets(0.001, 2, 18))
 	m.timePerOutputToken = m.histogram("findep_request_time_per_output_token_seconds",
@@ -44,6 +43,13 @@ func NewMetrics(model string) *Metrics {
 	}
 	m.stepFailures = m.vector("findep_step_failures_total", "Steps that failed, by gRPC code.", "code")
 	return m
+}
+
+// NewProcessRegistry has the metrics of the Go process alone.
+func NewProcessRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
 }
 
 func (m *Metrics) histogram(name, help string, buckets []float64) prometheus.Histogram {

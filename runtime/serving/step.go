@@ -8,6 +8,10 @@ import (
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
 
+// maxRunning bounds the sequences that run at once, and so the pieces of a
+// step, whatever the KV cache would hold.
+const maxRunning = 4096
+
 // stepBuilder collects the pieces of one step.
 type stepBuilder struct {
 	s      *Scheduler
@@ -70,7 +74,7 @@ func (b *stepBuilder) prefill() {
 // admit starts waiting sequences in order until the first that does not fit.
 func (b *stepBuilder) admit() {
 	s := b.s
-	for len(s.waiting) > 0 {
+	for len(s.waiting) > 0 && len(s.running) < maxRunning {
 		q := s.waiting[0]
 		need := s.limits.blocks(len(q.tokens))
 		rank := b.leastLoaded(need)

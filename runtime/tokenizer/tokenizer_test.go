@@ -199,22 +199,41 @@ func TestLoadWithoutFile(t *testing.T) {
 // vectors that transformers wrote.
 func TestTinyModel(t *testing.T) {
 	const root = "../../test/testdata/"
-	b, err := os.ReadFile(root + "reference/tokenizer_cases.json")
-	if os.IsNotExist(err) {
-		t.Skip("test/testdata/reference/tokenizer_cases.json is not there yet")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	tok, err := tokenizer.Load(root + "tinymodel")
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkCases(t, tok, b)
-}
-
-func checkCases(t *testing.T, tok *tokenizer.Tokenizer, b []byte) {
-	t.Skip("format not known yet")
+	for _, file := range []string{"tokenizer_cases.json", "decode_cases.json"} {
+		b, err := os.ReadFile(root + "reference/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cases []struct {
+			Text    *string
+			IDs     []int32
+			Decoded string
+		}
+		if err := json.Unmarshal(b, &cases); err != nil {
+			t.Fatal(err)
+		}
+		if len(cases) < 10 {
+			t.Fatalf("%s has only %d cases", file, len(cases))
+		}
+		for _, c := range cases {
+			if c.Text != nil {
+				ids, err := tok.Encode(*c.Text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(ids, c.IDs) {
+					t.Errorf("Encode(%q) = %v, want %v", *c.Text, ids, c.IDs)
+				}
+			}
+			if got := tok.Decode(c.IDs); got != c.Decoded {
+				t.Errorf("Decode(%v) = %q, want %q", c.IDs, got, c.Decoded)
+			}
+		}
+	}
 }
 
 // TestLongPieces checks the heap against repeated application of the merges

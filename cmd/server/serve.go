@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/serving/openai"
+	"github.com/findep/findep-operator/runtime/tokenizer"
+	"github.com/findep/findep-operator/runtime/weights"
+)
+
+const (
+	// headerTimeout and idleTimeout bound slow and silent clients; the time
+	// of a body and of each write is bounded by the handlers, because a
+	// completion may rightly take long.
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 64 << 10
+	// checkpointPoll is how often a follower looks at its checkpoint.
+	checkpointPoll = 30 * time.Second
+)
+
+// run serves until ctx ends, and then drains.
+func run(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
+	if o.rank == 0 {
+		return lead(ctx, o, instance, listener, log)
+	}
+	return follow(ctx, o, instance, listener, log)
+}
+
+func lead(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
+	tok, err := tokenizer.Load(instance.Model.Path)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	engine, err := serving.Dial(o.socket)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer func() { _ = engine.Close() }() // The process ends.
+	metrics := serving.NewMetrics(instance.Model.Name)
+	loop := serving.NewLoop(engine, serving.Config{MaxQueue: o.maxQueue, Metrics: metrics, Log: log})
+	handler := openai.New(openai.Config{
+		Model: instance.Model.Name, Tokenizer: tok, Loop: loop, Metrics: metrics,
+		MaxBodyBytes: o.maxBodyBytes, Random: random, Now: time.Now, Log: log,
+	})
+	// The loop outlives ctx: accepted requests are still computed while the
+	// server drains.
+	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		loop.Run(loopCtx)
+	}()
+	log.Info("serving", "address", listener.Addr().String(), "model", instance.Model.Name, "vocabulary", tok.VocabSize(), "socket", o.socket)
+	err = serveHTTP(ctx, handler, listener, log, func(server *http.Server) error {
+		loop.Drain()
+		log.Info("draining", "running", loop.Status().Stats.Running, "waiting", loop.Status().Stats.Waiting, "timeout", o.drainTimeout)
+		drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
+		defer cancel()
+		err := server.Shutdown(drainCtx)
+		stopLoop()
+		<-stopped
+		return err
+	})
+	stopLoop()
+	<-stopped
+	return err
+}
+
+// random draws seeds and ids; crypto/rand.Read does not fail.
+func random() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+func follow(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
+	leader := net.JoinHostPort(instance.Hosts[0], strconv.Itoa(plan.ServingPort))
+	var missing atomic.Pointer[error]
+	pending := errors.New("the checkpoint has not been verified yet")
+	missing.Store(&pending)
+	go watchCheckpoint(ctx, instance.Model.Path, &missing, log)
+	handler := openai.Follower(leader, serving.NewProcessRegistry(), func() error { return *missing.Load() })
+	log.Info("serving health and metrics; requests go to the leader", "address", listener.Addr().String(), "leader", leader)
+	return serveHTTP(ctx, handler, listener, log, func(server *http.Server) error {
+		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
+		defer cancel()
+		return server.Shutdown(shutdownCtx)
+	})
+}
+
+// watchCheckpoint verifies the files until ctx ends, because a volume can go
+// away under a running pod, and logs each change.
+func watchCheckpoint(ctx context.Context, dir string, missing *atomic.Pointer[error], log *slog.Logger) {
+	said := "nothing yet"
+	for {
+		err := verifyCheckpoint(dir)
+		missing.Store(&err)
+		if now := fmt.Sprint(err); now != said {
+			said = now
+			if err != nil {
+				log.Error("the checkpoint is not usable", "error", err)
+			} else {
+				log.Info("the checkpoint is whole", "path", dir)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(checkpointPoll):
+		}
+	}
+}
+
+// verifyCheckpoint checks that config.json is there and that every file that
+// the weights' index names has its tensors in full.
+func verifyCheckpoint(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
+		return fmt.Errorf("model directory: %w", err)
+	}
+	c, err := weights.Open(dir)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// serveHTTP serves until ctx ends and then calls shutdown.
+func serveHTTP(ctx context.Context, handler http.Handler, listener net.Listener, log *slog.Logger, shutdown func(*http.Server) error) error {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving HTTP on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	if err := shutdown(server); err != nil {
+		log.Warn("requests were still open when the drain timeout passed", "error", err)
+		return server.Close()
+	}
+	log.Info("drained")
+	return nil
+}
