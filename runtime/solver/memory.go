@@ -87,9 +87,6 @@ const (
 	BatchExceeded Reason = "BatchExceeded"
 	// LatencyExceeded: no plan meets the bound on the makespan.
 	LatencyExceeded Reason = "LatencyExceeded"
-	// SplitImpossible: the group sizes contradict the model, for example more
-	// expert GPUs than experts.
-	SplitImpossible Reason = "SplitImpossible"
 )
 
 // Infeasible says what is missing, and the nearest problem that has a solution.

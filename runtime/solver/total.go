@@ -127,8 +127,6 @@ func (i *Infeasible) String() string {
 		what = "no plan meets the latency objective"
 	case BatchExceeded:
 		what = "the batch does not fit"
-	case SplitImpossible:
-		what = "the split contradicts the model"
 	default:
 		what = "not even one sample fits"
 	}
