@@ -191,15 +191,15 @@ func (a *AttentionRank) Close() {
 // step fails or ctx ends. The mesh stays the caller's to close.
 func (a *AttentionRank) Run(ctx context.Context, step *Step, mesh transport.Mesh) (Result, error) {
 	if err := a.begin(step, mesh); err != nil {
-		return a.refuse(mesh, err)
+		return a.refuse(step, mesh, err)
 	}
 	defer a.running.Unlock()
 	if err := a.prepare(step, mesh); err != nil {
-		return a.refuse(mesh, err)
+		return a.refuse(step, mesh, err)
 	}
 	result, err := a.run(ctx, step)
 	if err != nil {
-		return Result{}, a.wrap(err)
+		return Result{}, a.wrap(step, err)
 	}
 	result.Outputs = a.outputs
 	return result, nil
@@ -207,8 +207,8 @@ func (a *AttentionRank) Run(ctx context.Context, step *Step, mesh transport.Mesh
 
 // refuse ends the mesh of a step that did not begin, because the peers would
 // wait for this rank.
-func (e *engine) refuse(mesh transport.Mesh, err error) (Result, error) {
-	err = e.wrap(err)
+func (e *engine) refuse(step *Step, mesh transport.Mesh, err error) (Result, error) {
+	err = e.wrap(step, err)
 	if !errors.Is(err, ErrBusy) {
 		mesh.Abort(err)
 	}

@@ -145,12 +145,12 @@ func (e *ExpertRank) Close() {
 // step fails or ctx ends. The mesh stays the caller's to close.
 func (e *ExpertRank) Run(ctx context.Context, step *Step, mesh transport.Mesh) (Result, error) {
 	if err := e.begin(step, mesh); err != nil {
-		return e.refuse(mesh, err)
+		return e.refuse(step, mesh, err)
 	}
 	defer e.running.Unlock()
 	var err error
 	if e.links, err = connect(e.links, mesh, 0, e.config.AttentionRanks); err != nil {
-		return e.refuse(mesh, err)
+		return e.refuse(step, mesh, err)
 	}
 	for len(e.slots) < e.schedule.MicroBatches*e.schedule.Segments {
 		e.slots = append(e.slots, newSlot(e.config.Device, e.shape.HiddenSize))
@@ -158,7 +158,7 @@ func (e *ExpertRank) Run(ctx context.Context, step *Step, mesh transport.Mesh) (
 	e.load = make([]uint64, e.local)
 	result, err := e.run(ctx, step)
 	if err != nil {
-		return Result{}, e.wrap(err)
+		return Result{}, e.wrap(step, err)
 	}
 	result.ExpertLoad = e.load
 	return result, nil

@@ -239,7 +239,7 @@ func (e *engine) run(ctx context.Context, step *Step) (Result, error) {
 		// Wait for the function, so that it cannot fail a later step.
 		<-fired
 	}
-	r := Result{Nanoseconds: e.now() - origin}
+	r := Result{Started: origin, Nanoseconds: e.now() - origin}
 	for _, l := range e.lanes {
 		for k, d := range l.durations {
 			r.Durations[k].Tasks += d.Tasks
@@ -251,8 +251,8 @@ func (e *engine) run(ctx context.Context, step *Step) (Result, error) {
 }
 
 // wrap names the rank and the step in an error.
-func (e *engine) wrap(err error) error {
-	return fmt.Errorf("rank %d, step %d: %w", e.rank, e.number, err)
+func (e *engine) wrap(step *Step, err error) error {
+	return fmt.Errorf("rank %d, step %d: %w", e.rank, step.Number, err)
 }
 
 // close stops the lanes. It waits for a running step.

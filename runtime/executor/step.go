@@ -146,21 +146,14 @@ type Result struct {
 	// ExpertLoad counts the (token, expert) pairs computed per local expert,
 	// summed over layers; attention ranks have none.
 	ExpertLoad []uint64
-	// Nanoseconds is the duration of the whole step on this rank.
-	Nanoseconds int64
+	// Started is the rank's clock when the step began, Nanoseconds how long the
+	// whole step took on this rank.
+	Started, Nanoseconds int64
 }
 
 // MaxStepTokens bounds the tokens an attention rank can be configured to take
 // in one step, so that no message exceeds the transport's limits.
 const MaxStepTokens = 1 << 18
-
-// validate checks what does not depend on the rank.
-func (s *Step) validate() error {
-	if err := s.Plan.Validate(); err != nil {
-		return err
-	}
-	return nil
-}
 
 // pieces returns the pieces of an attention rank.
 func (s *Step) pieces(rank int) []Piece {
