@@ -91,6 +91,7 @@ func (b *buffer) Host() []byte { return b.data }
 func (b *buffer) Free() {
 	if !b.freed.Swap(true) {
 		b.device.used.Add(-b.Size())
+		b.data = nil
 	}
 }
 
@@ -108,17 +109,25 @@ type event struct {
 	freed    bool
 }
 
-func (e *event) set(recorded, freed bool) {
+func (e *event) Free() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.recorded = e.recorded || recorded
-	e.freed = e.freed || freed
+	e.freed = true
 	e.changed.Broadcast()
 }
 
-func (e *event) Free() { e.set(false, true) }
-
 var errEventFreed = errors.New("the event is freed")
+
+func (e *event) record() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.freed {
+		return errEventFreed
+	}
+	e.recorded = true
+	e.changed.Broadcast()
+	return nil
+}
 
 func (e *event) wait() error {
 	e.mu.Lock()
@@ -132,8 +141,13 @@ func (e *event) wait() error {
 	return nil
 }
 
-// NewStream implements backend.Device. threads is ignored.
-func (d *Device) NewStream(int) (backend.Stream, error) { return &stream{}, nil }
+// NewStream implements backend.Device. One thread is all it uses.
+func (d *Device) NewStream(threads int) (backend.Stream, error) {
+	if threads < 0 {
+		return nil, fmt.Errorf("a stream cannot have %d threads", threads)
+	}
+	return &stream{}, nil
+}
 
 // stream has no state: operations are done, or refused, when they return.
 type stream struct{}
@@ -149,8 +163,7 @@ func (*stream) Record(ev backend.Event) error {
 	if !ok {
 		return fmt.Errorf("record: the event is a %T of another backend", ev)
 	}
-	e.set(true, false)
-	return nil
+	return e.record()
 }
 
 func (*stream) Wait(ev backend.Event) error {
@@ -174,8 +187,8 @@ func (*stream) CopyOut(dst []byte, src backend.Buffer, offset int64) error {
 }
 
 func span(b backend.Buffer, offset int64, length int) ([]byte, error) {
-	if b == nil {
-		return nil, errors.New("copy: no buffer")
+	if b == nil || b.Size() > 0 && b.Host() == nil {
+		return nil, errors.New("copy: no buffer, or one that the host cannot address")
 	}
 	if offset < 0 || int64(length) > b.Size() || offset > b.Size()-int64(length) {
 		return nil, fmt.Errorf("copy: %d bytes at offset %d exceed the buffer's %d bytes", length, offset, b.Size())

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build findep_native && cgo
+
+package native_test
+
+import (
+	"testing"
+
+	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/backend/conformance"
+	"github.com/findep/findep-operator/runtime/backend/native"
+)
+
+func TestConformance(t *testing.T) {
+	conformance.Run(t, func() (backend.Device, error) { return backend.Open(native.CPU, backend.Options{}) })
+}
