@@ -12,6 +12,6 @@ import (
 	"github.com/findep/findep-operator/runtime/backend/native"
 )
 
-func TestConformance(t *testing.T) {
-	conformance.Run(t, func() (backend.Device, error) { return backend.Open(native.CPU, backend.Options{}) })
-}
+func open() (backend.Device, error) { return backend.Open(native.CPU, backend.Options{}) }
+
+func TestConformance(t *testing.T) { conformance.Run(t, open) }
