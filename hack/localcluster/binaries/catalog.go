@@ -62,7 +62,7 @@ var catalog = []Binary{
 	containerd("containerd"),
 	containerd("containerd-shim-runc-v2"),
 	containerd("ctr"),
-	{Name: "coredns", Version: CoreDNSVersion, Module: coreDNSModule, Package: "github.com/coredns/coredns"},
+	{Name: "coredns", Version: CoreDNSVersion, Module: coreDNSModule, Package: "."},
 	{Name: "pause", Version: "v0.0.0", Module: pauseModule, Package: "."},
 	{Name: "kwok", Version: KwokVersion, Module: nodeModule, Package: "sigs.k8s.io/kwok/cmd/kwok",
 		Stamp: []string{"sigs.k8s.io/kwok/pkg/consts.Version=" + KwokVersion}},
