@@ -368,8 +368,8 @@ func traces(t *testing.T) string {
 	script := `ip netns | grep lctest; grep lctest /proc/self/mountinfo; find /sys/fs/cgroup -name 'findep-lctest*' 2>/dev/null
 ls -d /run/findep/lctest 2>/dev/null; ip -o link | grep -E '` + linkNames() + `'; ip route | grep -E '172.31.77|10.177'
 ls -l /var/log/containers /var/lib/cni/results 2>/dev/null | grep lctest
-for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -E '(^nsenter|/containerd|/kube|/etcd).*lctest'; done; true`
-	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+ps -eo pid,args | grep -E '(nsenter|/containerd|/kube|/etcd).*lctest' | grep -v grep; true`
+	out, err := exec.Command("bash", "-c", script).Output()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -27,6 +27,11 @@ type Cluster struct {
 	Builder *binaries.Builder
 	// Out receives one line per step.
 	Out io.Writer
+
+	// watched are the components that this Up has started or found running. If
+	// one of them ends, waiting is of no use. Others may still be missing, as
+	// Up is about to start them.
+	watched map[string]bool
 }
 
 // ErrNone is returned where a cluster is asked for that does not exist.
@@ -111,7 +116,7 @@ func (c *Cluster) wait(ctx context.Context, what string, timeout time.Duration, 
 	}
 }
 
-// checkAlive returns an error with the end of its log if a started process has
+// checkAlive returns an error with the end of its log if a watched process has
 // ended.
 func (c *Cluster) checkAlive() error {
 	records, err := loadRecords(c.Paths)
@@ -119,7 +124,7 @@ func (c *Cluster) checkAlive() error {
 		return err
 	}
 	for _, r := range records {
-		if !r.alive() {
+		if c.watched[r.Name] && !r.alive() {
 			return fmt.Errorf("%s has ended; the end of its log %s:\n%s", r.Name, r.Log, lastLines(r.Log, 8))
 		}
 	}

@@ -43,6 +43,8 @@ func apiserverComponent(o Options, p Paths, bin string) component {
 		"--advertise-address=" + o.Gateway().String(),
 		"--tls-cert-file=" + p.inAuth("apiserver.crt"),
 		"--tls-private-key-file=" + p.inAuth("apiserver.key"),
+		// Makes the ConfigMap from which other servers learn whom to trust.
+		"--client-ca-file=" + p.inAuth("ca.crt"),
 		"--kubelet-client-certificate=" + p.inAuth("kubelet-client.crt"),
 		"--kubelet-client-key=" + p.inAuth("kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",

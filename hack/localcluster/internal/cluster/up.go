@@ -143,6 +143,10 @@ func (c *Cluster) start(comp component) error {
 	if err != nil {
 		return err
 	}
+	if c.watched == nil {
+		c.watched = map[string]bool{}
+	}
+	c.watched[comp.name] = true
 	if r, ok := records[comp.name]; ok && r.alive() {
 		if slices.Equal(r.Args, comp.args) {
 			return nil
