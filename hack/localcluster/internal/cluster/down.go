@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,8 +20,8 @@ const downTimeout = 20 * time.Second
 
 // Down removes the cluster: all its processes and containers, mounts, cgroups,
 // namespaces, interfaces, files, and what it changed on the host. It may be
-// repeated, and works on what is left of a cluster whose state was lost. An
-// error lists what could not be removed.
+// repeated, and needs no records: of a cluster whose state was lost, only the
+// host's settings stay as they are. An error lists what could not be removed.
 func (c *Cluster) Down(ctx context.Context) error {
 	unlock, err := c.lock()
 	if err != nil {
@@ -74,7 +73,7 @@ func (c *Cluster) stopProcesses(h hierarchies, deadline time.Time) {
 				r.kill()
 			}
 		}
-		pids := append(c.shims(), h.processes(c.Options)...)
+		pids := append(c.strays(), h.processes(c.Options)...)
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -85,10 +84,10 @@ func (c *Cluster) stopProcesses(h hierarchies, deadline time.Time) {
 	}
 }
 
-// shims returns the ids of the shim processes of the cluster's containerds. They
-// are children of init and in no cgroup of ours, but name the containerd's
-// socket in their arguments.
-func (c *Cluster) shims() []int {
+// strays returns the ids of processes that no record names but that are the
+// cluster's all the same: the shims, which containerd starts, and any component
+// whose record was lost.
+func (c *Cluster) strays() []int {
 	entries, _ := os.ReadDir("/proc")
 	var pids []int
 	for _, e := range entries {
@@ -97,22 +96,36 @@ func (c *Cluster) shims() []int {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && isShim(data, c.Paths.Run) {
+		if err == nil && isOurs(data, c.Paths) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// isShim reports whether a command line, as in /proc/PID/cmdline, is that of a
-// shim whose containerd has its socket below the folder.
-func isShim(cmdline []byte, dir string) bool {
+// programs are the components' executables, and the shim's.
+var programs = map[string]bool{
+	"etcd": true, "kube-apiserver": true, "kube-controller-manager": true, "kube-scheduler": true,
+	"containerd": true, "containerd-shim-runc-v2": true, "kubelet": true, "kube-proxy": true,
+}
+
+// isOurs reports whether a command line, as in /proc/PID/cmdline, is that of one
+// of the programs at work on the cluster's own folders.
+func isOurs(cmdline []byte, p Paths) bool {
 	args := strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")
-	if filepath.Base(args[0]) != "containerd-shim-runc-v2" {
+	if !programs[filepath.Base(args[0])] {
 		return false
 	}
-	i := slices.Index(args, "-address")
-	return i > 0 && i+1 < len(args) && strings.HasPrefix(args[i+1], dir+"/")
+	for _, a := range args[1:] {
+		_, value, isFlag := strings.Cut(a, "=")
+		if !isFlag {
+			value = a
+		}
+		if strings.HasPrefix(value, p.Base+"/") || strings.HasPrefix(value, p.Run+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // sandboxes returns the ids of all containers that containerd had running.
@@ -174,7 +187,7 @@ func (c *Cluster) leftovers(h hierarchies) []string {
 			left = append(left, kind+" "+i)
 		}
 	}
-	for _, pid := range append(c.shims(), h.processes(c.Options)...) {
+	for _, pid := range append(c.strays(), h.processes(c.Options)...) {
 		add("process", strconv.Itoa(pid))
 	}
 	namespaces, links := c.networkLeftovers()

@@ -46,7 +46,7 @@ func FuzzParseProcFiles(f *testing.F) {
 		// What is checked is that no input makes them panic.
 		_, _ = parseStartTicks(s)
 		_ = parseMounts(s)
-		_ = isShim([]byte(s), "/run/findep/x")
+		_ = isOurs([]byte(s), testPaths(Defaults()))
 	})
 }
 
@@ -154,24 +154,28 @@ func TestCgroupsV2DelegateControllers(t *testing.T) {
 	}
 }
 
-func TestIsShim(t *testing.T) {
+func TestIsOurs(t *testing.T) {
 	line := func(args ...string) []byte { return []byte(strings.Join(args, "\x00") + "\x00") }
+	p := Paths{Base: "/c/cluster/a", Run: "/run/findep/a"}
 	tests := []struct {
 		name string
 		line []byte
 		want bool
 	}{
-		{"ours", line("/b/containerd-shim-runc-v2", "-namespace", "k8s.io", "-address", "/run/findep/a/node1/containerd.sock"), true},
-		{"of another cluster", line("/b/containerd-shim-runc-v2", "-address", "/run/findep/ab/node1/containerd.sock"), false},
-		{"of the host", line("/b/containerd-shim-runc-v2", "-address", "/run/containerd/containerd.sock"), false},
-		{"an editor of that file", line("vi", "containerd-shim-runc-v2", "-address", "/run/findep/a/x"), false},
-		{"no value", line("/b/containerd-shim-runc-v2", "-address"), false},
+		{"shim", line("/b/containerd-shim-runc-v2", "-namespace", "k8s.io", "-address", "/run/findep/a/node1/containerd.sock"), true},
+		{"component", line("/b/etcd", "--data-dir=/c/cluster/a/etcd"), true},
+		{"shim of another cluster", line("/b/containerd-shim-runc-v2", "-address", "/run/findep/ab/node1/containerd.sock"), false},
+		{"component of another cluster", line("/b/etcd", "--data-dir=/c/cluster/ab/etcd"), false},
+		{"shim of the host", line("/b/containerd-shim-runc-v2", "-address", "/run/containerd/containerd.sock"), false},
+		{"reader of our logs", line("less", "/c/cluster/a/logs/etcd.log"), false},
+		{"path in the middle of an argument", line("/b/etcd", "--data-dir=/tmp/c/cluster/a/etcd"), false},
+		{"no arguments", line("/b/etcd"), false},
 		{"kernel thread", nil, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := isShim(tt.line, "/run/findep/a"); got != tt.want {
-				t.Errorf("isShim(%q) = %t, want %t", tt.line, got, tt.want)
+			if got := isOurs(tt.line, p); got != tt.want {
+				t.Errorf("isOurs(%q) = %t, want %t", tt.line, got, tt.want)
 			}
 		})
 	}
