@@ -16,7 +16,8 @@
 // Guarantees:
 //   - At most one epoch is alive at a time, and epochs strictly increase, also
 //     when the leader restarts: each Hello carries the highest epoch its rank
-//     has seen, and the next epoch is one above all of them.
+//     has seen, and the next epoch is one above all of them. Only when no
+//     process that knew an epoch is left can its number come again.
 //   - All members of an epoch are told the same World.
 //   - A rank that is lost (stream broken, no heartbeat within the timeout) or
 //     reports a failure ends the epoch for everyone. Survivors keep their
