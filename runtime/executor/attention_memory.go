@@ -158,6 +158,9 @@ type segment struct {
 // copies the kernels' arguments to the device.
 func (a *AttentionRank) layOut(step *Step) error {
 	a.outputs = make([]Output, len(a.pieces))
+	for i := range a.outputs {
+		a.outputs[i].Sequence = a.pieces[i].Sequence
+	}
 	parts := Partition(a.pieces, step.Plan)
 	if cap(a.batches) < len(parts) {
 		a.batches = append(a.batches[:cap(a.batches)], make([]batch, len(parts)-cap(a.batches))...)
