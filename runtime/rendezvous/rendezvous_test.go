@@ -1,0 +1,897 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rendezvous_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/findep/findep-operator/runtime/identity"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
+	pb "github.com/findep/findep-operator/runtime/rendezvous/rendezvouspb"
+	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/tcp"
+)
+
+// TestMain fails the package if goroutines outlive the tests.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	deadline := time.Now().Add(10 * time.Second)
+	for code == 0 && runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "goroutines leaked:\n%s\n", stacks[:runtime.Stack(stacks, true)])
+			code = 1
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	os.Exit(code)
+}
+
+// patience bounds every wait of these tests; nothing depends on its length.
+const patience = 60 * time.Second
+
+// cluster is one instance on the loopback interface.
+type cluster struct {
+	t        *testing.T
+	in       *plan.Instance
+	hash     string
+	ca       *identity.CA
+	interval time.Duration
+	timeout  time.Duration
+	connect  time.Duration
+
+	leader  *rendezvous.Coordinator
+	server  *grpc.Server
+	address string
+}
+
+func newCluster(t *testing.T, ag, eg int) *cluster {
+	t.Helper()
+	in := &plan.Instance{
+		Namespace: "serving", Deployment: "deepseek", AttentionRanks: ag, ExpertRanks: eg,
+		Model:    plan.ModelRef{Name: "m", Path: "/m", MaxContextTokens: 1},
+		Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Auto", Resolve: "Online"},
+	}
+	for rank := range ag + eg {
+		in.Hosts = append(in.Hosts, fmt.Sprintf("rank-%d", rank))
+	}
+	hash, err := plan.Hash(in.Topology())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := identity.NewCA(time.Now(), nil, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{t: t, in: in, hash: hash, ca: ca, interval: 50 * time.Millisecond, timeout: 20 * time.Second, address: "127.0.0.1:0"}
+	t.Cleanup(c.stopLeader)
+	return c
+}
+
+func (c *cluster) source(ca *identity.CA, uri string) identity.Source {
+	c.t.Helper()
+	bundle, err := ca.Issue(time.Now(), uri, nil, "test", time.Hour)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	source, err := identity.Bytes(bundle)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return source
+}
+
+func (c *cluster) clientTLS(ca *identity.CA, uri string) *tls.Config {
+	c.t.Helper()
+	config, err := identity.ClientTLS(identity.Config{Source: c.source(ca, uri), Peers: []string{c.in.Identity()}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return config
+}
+
+func (c *cluster) startLeader() {
+	c.t.Helper()
+	leader, err := rendezvous.NewCoordinator(rendezvous.Config{
+		Instance: c.in, TopologyHash: c.hash, ConnectTimeout: c.connect,
+		HeartbeatInterval: c.interval, HeartbeatTimeout: c.timeout,
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	config, err := identity.ServerTLS(identity.Config{
+		Source: c.source(c.ca, c.in.Identity()), Peers: []string{c.in.Identity(), identity.OperatorURI}, Refused: leader.RefusedPeer,
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var listener net.Listener
+	c.eventually("the leader's port to be free", func() bool {
+		listener, err = net.Listen("tcp", c.address)
+		return err == nil
+	})
+	c.leader, c.address = leader, listener.Addr().String()
+	c.server = grpc.NewServer(rendezvous.ServerOptions(config)...)
+	leader.Register(c.server)
+	server := c.server
+	go func() { _ = server.Serve(listener) }()
+}
+
+// stopLeader ends the leader as the death of its process would.
+func (c *cluster) stopLeader() {
+	if c.server != nil {
+		c.server.Stop()
+		_ = c.leader.Close()
+		c.server = nil
+	}
+}
+
+func (c *cluster) eventually(what string, done func() bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !done() {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (c *cluster) formed() rendezvous.World {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	world, err := c.leader.WaitFormed(ctx)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return world
+}
+
+// abort is what OnAbort was told.
+type abort struct {
+	epoch  uint64
+	reason string
+}
+
+// member is one running rank. By default it connects at once and answers each
+// step with "rank:payload".
+type member struct {
+	*rendezvous.Member
+	cancel context.CancelFunc
+	done   chan struct{}
+	aborts chan abort
+}
+
+func (m *member) kill() {
+	m.cancel()
+	<-m.done
+}
+
+func (c *cluster) config(rank int) rendezvous.MemberConfig {
+	return rendezvous.MemberConfig{
+		Leaders: []string{c.address}, Identity: c.in.Identity(), Rank: rank, Role: c.in.RoleOf(rank),
+		TopologyHash: c.hash, Host: c.in.Hosts[rank], DataAddress: fmt.Sprintf("127.0.0.1:%d", 1000+rank),
+		TLS:        c.clientTLS(c.ca, c.in.Identity()),
+		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
+		Connect: func(context.Context, rendezvous.World) error { return nil },
+		OnStep: func(_ context.Context, _ uint64, payload []byte) ([]byte, error) {
+			return fmt.Appendf(nil, "%d:%s", rank, payload), nil
+		},
+	}
+}
+
+func (c *cluster) start(cfg rendezvous.MemberConfig) *member {
+	c.t.Helper()
+	m := &member{done: make(chan struct{}), aborts: make(chan abort, 100)}
+	inner := cfg.OnAbort
+	cfg.OnAbort = func(epoch uint64, reason string) {
+		m.aborts <- abort{epoch, reason}
+		if inner != nil {
+			inner(epoch, reason)
+		}
+	}
+	var err error
+	if m.Member, err = rendezvous.NewMember(cfg); err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	go func() {
+		defer close(m.done)
+		if err := m.Run(ctx); !errors.Is(err, context.Canceled) {
+			c.t.Errorf("Run ended with %v", err)
+		}
+	}()
+	c.t.Cleanup(m.kill)
+	return m
+}
+
+func (c *cluster) startAll() []*member {
+	c.t.Helper()
+	members := make([]*member, c.in.WorldSize())
+	for rank := range members {
+		members[rank] = c.start(c.config(rank))
+	}
+	return members
+}
+
+func receive[T any](t *testing.T, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}
+
+func TestFormsAndRunsSteps(t *testing.T) {
+	for _, size := range [][2]int{{1, 1}, {2, 3}} {
+		t.Run(fmt.Sprintf("%d+%d", size[0], size[1]), func(t *testing.T) {
+			c := newCluster(t, size[0], size[1])
+			c.startLeader()
+			members := c.startAll()
+			world := c.formed()
+			if world.Epoch != 1 || len(world.Members) != c.in.WorldSize() || world.Members[1].DataAddress != "127.0.0.1:1001" {
+				t.Errorf("world %+v", world)
+			}
+			for rank, m := range members {
+				c.eventually(fmt.Sprintf("rank %d to be ready", rank), func() bool { return m.State().Ready })
+			}
+			for i := range 3 {
+				if err := c.leader.Send(1, rendezvous.All, fmt.Appendf(nil, "step%d", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.leader.Send(1, 1, []byte("alone")); err != nil {
+				t.Fatal(err)
+			}
+			got := map[int][]string{}
+			for range 3*c.in.WorldSize() + 1 {
+				r := receive(t, "a result", c.leader.Results())
+				got[r.Rank] = append(got[r.Rank], string(r.Payload))
+			}
+			for rank := range members {
+				want := []string{fmt.Sprintf("%d:step0", rank), fmt.Sprintf("%d:step1", rank), fmt.Sprintf("%d:step2", rank)}
+				if rank == 1 {
+					want = append(want, "1:alone")
+				}
+				if diff := cmp.Diff(want, got[rank]); diff != "" {
+					t.Errorf("results of rank %d (-want +got):\n%s", rank, diff)
+				}
+			}
+			o := c.leader.Snapshot()
+			if !o.Formed || o.Epoch != 1 || !o.Ranks[1].Joined || o.Ranks[1].Message != "" || len(o.Refused) != 0 {
+				t.Errorf("observation %+v", o)
+			}
+		})
+	}
+}
+
+// TestFormsRealMeshes connects the data transport of each rank in Connect and
+// sends a message both ways in a step.
+func TestFormsRealMeshes(t *testing.T) {
+	c := newCluster(t, 2, 3)
+	c.startLeader()
+	for rank := range c.in.WorldSize() {
+		cfg := c.config(rank)
+		server, err := identity.ServerTLS(identity.Config{Source: c.source(c.ca, c.in.Identity()), Peers: []string{c.in.Identity()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		endpoint, err := tcp.Listen("127.0.0.1:0", &tcp.TLS{Server: server, Client: cfg.TLS}, tcp.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = endpoint.Close() })
+		cfg.DataAddress = endpoint.Addr().String()
+		var mu sync.Mutex
+		var mesh transport.Mesh
+		var peers []transport.Peer
+		cfg.Connect = func(ctx context.Context, w rendezvous.World) error {
+			mu.Lock()
+			defer mu.Unlock()
+			peers = nil
+			for _, m := range w.Members {
+				if m.Role != cfg.Role {
+					peers = append(peers, transport.Peer{Rank: m.Rank, Address: m.DataAddress})
+				}
+			}
+			mesh, err = endpoint.Connect(ctx, w.Epoch, rank, peers)
+			return err
+		}
+		cfg.OnStep = func(context.Context, uint64, []byte) ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, p := range peers {
+				to, err := mesh.To(p.Rank)
+				if err != nil {
+					return nil, err
+				}
+				if err := to.Send(transport.Header{Step: uint64(rank)}, []byte{byte(rank)}); err != nil {
+					return nil, err
+				}
+			}
+			var heard []byte
+			for _, p := range peers {
+				from, err := mesh.From(p.Rank)
+				if err != nil {
+					return nil, err
+				}
+				if h, err := from.ReceiveHeader(); err != nil || h.Step != uint64(p.Rank) {
+					return nil, fmt.Errorf("header %+v, %w", h, err)
+				}
+				b := make([]byte, 1)
+				if err := from.ReceivePayload(b); err != nil {
+					return nil, err
+				}
+				heard = append(heard, b...)
+			}
+			return heard, nil
+		}
+		c.start(cfg)
+	}
+	for epoch := uint64(1); epoch <= 2; epoch++ {
+		c.eventually("the epoch", func() bool { return c.formed().Epoch == epoch })
+		if err := c.leader.Send(epoch, rendezvous.All, nil); err != nil {
+			t.Fatal(err)
+		}
+		for range c.in.WorldSize() {
+			r := receive(t, "a result", c.leader.Results())
+			want := []byte{2, 3, 4}
+			if r.Rank >= 2 {
+				want = []byte{0, 1}
+			}
+			if diff := cmp.Diff(want, r.Payload); diff != "" {
+				t.Errorf("epoch %d: rank %d heard (-want +got):\n%s", epoch, r.Rank, diff)
+			}
+		}
+		c.leader.Abort(epoch, "test")
+	}
+}
+
+func TestMemberKilledInAStepIsReplaced(t *testing.T) {
+	c := newCluster(t, 1, 2)
+	c.startLeader()
+	blocked := make(chan int, 3)
+	blocking := func(rank int) rendezvous.MemberConfig {
+		cfg := c.config(rank)
+		cfg.OnStep = func(ctx context.Context, epoch uint64, payload []byte) ([]byte, error) {
+			if epoch == 1 {
+				blocked <- rank
+				<-ctx.Done() // As a collective whose peer is gone.
+				return nil, context.Cause(ctx)
+			}
+			return payload, nil
+		}
+		return cfg
+	}
+	members := []*member{c.start(blocking(0)), c.start(blocking(1)), c.start(blocking(2))}
+	first := c.formed()
+	failed := c.leader.Failed(1)
+	if err := c.leader.Send(1, rendezvous.All, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range members {
+		receive(t, "each rank to be in the step", blocked)
+	}
+	members[2].kill()
+	receive(t, "the epoch to fail", failed)
+	for rank, m := range members[:2] {
+		got := receive(t, "OnAbort", m.aborts)
+		if got.epoch != 1 || !strings.Contains(got.reason, "rank 2 (rank-2)") {
+			t.Errorf("rank %d was aborted with %+v", rank, got)
+		}
+	}
+	if f := c.leader.Failure(); f.Epoch != 1 || !strings.Contains(f.Reason, "rank 2") {
+		t.Errorf("failure %+v", f)
+	}
+	if err := c.leader.Send(1, rendezvous.All, nil); !errors.Is(err, rendezvous.ErrEpochOver) {
+		t.Errorf("step in an epoch that is over: %v", err)
+	}
+	c.start(blocking(2))
+	second := c.formed()
+	if second.Epoch != 2 {
+		t.Fatalf("the second epoch is %d", second.Epoch)
+	}
+	for rank := range members {
+		same := first.Members[rank].Incarnation == second.Members[rank].Incarnation
+		if same != (rank < 2) {
+			t.Errorf("rank %d: same process %v", rank, same)
+		}
+	}
+	if err := c.leader.Send(2, rendezvous.All, []byte("again")); err != nil {
+		t.Fatal(err)
+	}
+	for range members {
+		if r := receive(t, "a result", c.leader.Results()); r.Epoch != 2 || string(r.Payload) != "again" {
+			t.Errorf("result %+v", r)
+		}
+	}
+	receive(t, "Failed of an old epoch to be closed", c.leader.Failed(1))
+}
+
+func TestLeaderRestartRaisesTheEpoch(t *testing.T) {
+	c := newCluster(t, 1, 2)
+	c.startLeader()
+	members := c.startAll()
+	c.formed()
+	c.leader.Abort(1, "test")
+	c.eventually("epoch 2", func() bool { return c.formed().Epoch == 2 })
+	// The leader's pod dies: coordinator and rank 0 together.
+	members[0].kill()
+	c.stopLeader()
+	for _, m := range members[1:] {
+		c.eventually("survivors to notice", func() bool { return m.State().Phase == rendezvous.Disconnected && !m.State().Ready })
+	}
+	c.startLeader()
+	c.start(c.config(0))
+	if world := c.formed(); world.Epoch != 3 {
+		t.Errorf("the epoch after the restart is %d, want 3", world.Epoch)
+	}
+	for _, m := range members[1:] {
+		c.eventually("survivors to be ready", func() bool { return m.State().Ready && m.State().Epoch == 3 })
+	}
+}
+
+func TestWedgedMemberIsDetected(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.timeout = 300 * time.Millisecond
+	c.startLeader()
+	c.start(c.config(0))
+	wedged, release := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	cfg := c.config(1)
+	cfg.Alive = func() error {
+		select {
+		case <-wedged: // Heartbeats stop here; the stream stays open.
+			<-release
+		default:
+		}
+		return nil
+	}
+	c.start(cfg)
+	c.formed()
+	close(wedged)
+	receive(t, "the wedged rank to be noticed", c.leader.Failed(1))
+	if f := c.leader.Failure(); !strings.Contains(f.Reason, "rank 1 (rank-1) sent no heartbeat for 300ms") {
+		t.Errorf("failure %+v", f)
+	}
+	c.start(c.config(1)) // A replacement takes over while the old one hangs.
+	c.eventually("the next epoch", func() bool { return c.formed().Epoch >= 2 })
+}
+
+func TestMemberThatSaysItIsNotAlive(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	c.start(c.config(0))
+	var mu sync.Mutex
+	var sick error
+	set := func(err error) { mu.Lock(); defer mu.Unlock(); sick = err }
+	cfg := c.config(1)
+	cfg.Alive = func() error { mu.Lock(); defer mu.Unlock(); return sick }
+	m := c.start(cfg)
+	c.formed()
+	set(errors.New("the device fell off the bus"))
+	receive(t, "the epoch to end", c.leader.Failed(1))
+	c.eventually("the reason to be known", func() bool { return strings.Contains(m.State().LastError, "fell off the bus") })
+	set(nil)
+	c.eventually("the next epoch", func() bool { return c.formed().Epoch >= 2 })
+}
+
+func TestOnlyOneProcessHoldsARank(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	members := c.startAll()
+	c.formed()
+	c.eventually("the holder to know", func() bool { return members[1].State().Ready })
+	second := c.start(c.config(1))
+	c.eventually("the duplicate to be refused", func() bool { return c.leader.Snapshot().Refused["rank"] > 0 })
+	if s := members[1].State(); s.Phase != rendezvous.Formed || c.leader.Snapshot().Epoch != 1 {
+		t.Errorf("the duplicate disturbed the holder: %+v", s)
+	}
+	c.eventually("the duplicate to know why", func() bool {
+		return strings.Contains(second.State().LastError, "rank 1 is held by a living member on rank-1")
+	})
+	members[1].kill()
+	c.eventually("the duplicate to take over", func() bool { return second.State().Ready })
+	if world := c.formed(); world.Epoch != 2 {
+		t.Errorf("epoch %d, want 2", world.Epoch)
+	}
+}
+
+func TestConnectFailuresAndDelays(t *testing.T) {
+	t.Run("slow connect outlives the heartbeat timeout", func(t *testing.T) {
+		c := newCluster(t, 1, 1)
+		c.timeout = 400 * time.Millisecond
+		c.startLeader()
+		c.start(c.config(0))
+		cfg := c.config(1)
+		cfg.Connect = func(ctx context.Context, _ rendezvous.World) error {
+			select {
+			case <-time.After(1200 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			return context.Cause(ctx)
+		}
+		c.start(cfg)
+		c.formed()
+	})
+	t.Run("connect that never ends is given up and named", func(t *testing.T) {
+		c := newCluster(t, 1, 1)
+		c.connect = 200 * time.Millisecond
+		c.startLeader()
+		c.start(c.config(0))
+		cfg := c.config(1)
+		cfg.Connect = func(ctx context.Context, w rendezvous.World) error {
+			if w.Epoch > 1 {
+				return nil
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		m := c.start(cfg)
+		c.eventually("epoch 2", func() bool { return c.formed().Epoch == 2 })
+		if got := receive(t, "OnAbort", m.aborts); got.epoch != 1 || got.reason != "rank 1 not connected within 200ms" {
+			t.Errorf("aborted with %+v", got)
+		}
+	})
+	t.Run("connect error is reported and tried again", func(t *testing.T) {
+		c := newCluster(t, 1, 1)
+		c.startLeader()
+		leader := c.start(c.config(0))
+		cfg := c.config(1)
+		cfg.Connect = func(_ context.Context, w rendezvous.World) error {
+			if w.Epoch < 3 {
+				return errors.New("no route to rank 0")
+			}
+			return nil
+		}
+		c.start(cfg)
+		c.eventually("epoch 3", func() bool { return c.formed().Epoch == 3 })
+		if got := receive(t, "OnAbort", leader.aborts); !strings.Contains(got.reason, "rank 1 (rank-1) failed: connect: no route to rank 0") {
+			t.Errorf("aborted with %+v", got)
+		}
+	})
+	t.Run("a mesh finished too late is aborted again", func(t *testing.T) {
+		c := newCluster(t, 1, 1)
+		c.startLeader()
+		c.start(c.config(0))
+		entered, finish := make(chan struct{}), make(chan struct{})
+		cfg := c.config(1)
+		cfg.Connect = func(_ context.Context, w rendezvous.World) error {
+			if w.Epoch == 1 {
+				close(entered)
+				<-finish // Deaf to its context.
+			}
+			return nil
+		}
+		m := c.start(cfg)
+		receive(t, "Connect", entered)
+		c.leader.Abort(1, "test")
+		receive(t, "the first OnAbort", m.aborts)
+		close(finish)
+		if again := receive(t, "the second OnAbort", m.aborts); again.epoch != 1 {
+			t.Errorf("aborted %+v", again)
+		}
+		c.eventually("epoch 2", func() bool { return c.formed().Epoch >= 2 })
+	})
+}
+
+func TestStepErrorEndsTheEpoch(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		result []byte
+		err    error
+		want   string
+	}{
+		{"error", nil, errors.New("out of KV cache"), "rank 1 (rank-1) failed: step: out of KV cache"},
+		{"result too large", make([]byte, rendezvous.MaxPayloadBytes+1), nil, "the result has 67108865 bytes, the limit is 67108864"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCluster(t, 1, 1)
+			c.startLeader()
+			c.start(c.config(0))
+			cfg := c.config(1)
+			cfg.OnStep = func(context.Context, uint64, []byte) ([]byte, error) { return tc.result, tc.err }
+			c.start(cfg)
+			c.formed()
+			failed := c.leader.Failed(1)
+			if err := c.leader.Send(1, 1, nil); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, "the epoch to end", failed)
+			if f := c.leader.Failure(); !strings.Contains(f.Reason, tc.want) {
+				t.Errorf("failure %+v, want %q in it", f, tc.want)
+			}
+		})
+	}
+}
+
+func TestSendLimits(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	c.start(c.config(0))
+	release := make(chan struct{})
+	cfg := c.config(1)
+	cfg.OnStep = func(ctx context.Context, _ uint64, p []byte) ([]byte, error) {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return p, nil
+	}
+	c.start(cfg)
+	if err := c.leader.Send(1, 0, nil); !errors.Is(err, rendezvous.ErrEpochOver) {
+		t.Errorf("step before the epoch: %v", err)
+	}
+	c.formed()
+	if err := c.leader.Send(1, 2, nil); err == nil || !strings.Contains(err.Error(), "rank 2 is not in a world of 2") {
+		t.Errorf("unknown rank: %v", err)
+	}
+	if err := c.leader.Send(1, 0, make([]byte, rendezvous.MaxPayloadBytes+1)); err == nil || !strings.Contains(err.Error(), "the limit is") {
+		t.Errorf("oversized: %v", err)
+	}
+	for i := range rendezvous.MaxStepsInFlight {
+		if err := c.leader.Send(1, 1, nil); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+	if err := c.leader.Send(1, rendezvous.All, nil); err == nil || !strings.Contains(err.Error(), "rank 1 has 16 unanswered steps") {
+		t.Errorf("one step too many: %v", err)
+	}
+	close(release)
+	for range rendezvous.MaxStepsInFlight {
+		receive(t, "a result", c.leader.Results())
+	}
+	big := make([]byte, rendezvous.MaxPayloadBytes) // The largest step and result pass.
+	if err := c.leader.Send(1, 1, big); err != nil {
+		t.Fatal(err)
+	}
+	if r := receive(t, "a large result", c.leader.Results()); len(r.Payload) != len(big) {
+		t.Errorf("result has %d bytes", len(r.Payload))
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	other, err := identity.NewCA(time.Now(), nil, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*cluster, *rendezvous.MemberConfig)
+		reason string
+		want   string
+	}{
+		{"another authority", func(c *cluster, m *rendezvous.MemberConfig) { m.TLS = c.clientTLS(other, c.in.Identity()) }, "", "authority"},
+		{"certificate of another instance", func(c *cluster, m *rendezvous.MemberConfig) {
+			m.TLS = c.clientTLS(c.ca, "findep://serving/deepseek/1")
+		}, "certificate", ""},
+		{"certificate of the operator", func(c *cluster, m *rendezvous.MemberConfig) {
+			m.TLS = c.clientTLS(c.ca, identity.OperatorURI)
+		}, "certificate", "findep://operator may not do this"},
+		{"identity of another instance", func(_ *cluster, m *rendezvous.MemberConfig) { m.Identity = "findep://serving/deepseek/1" }, "certificate", "instance is"},
+		{"another topology", func(_ *cluster, m *rendezvous.MemberConfig) { m.TopologyHash = "0000" }, "topology", `topology hash is "0000"`},
+		{"rank out of range", func(_ *cluster, m *rendezvous.MemberConfig) { m.Rank = 9 }, "rank", "rank 9 is not in a world of 2 ranks"},
+		{"wrong role", func(_ *cluster, m *rendezvous.MemberConfig) { m.Role = plan.Attention }, "rank", `rank 1 is Expert here, not "Attention"`},
+		{"no TLS", func(_ *cluster, m *rendezvous.MemberConfig) { m.TLS, m.Insecure = nil, true }, "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCluster(t, 1, 1)
+			c.startLeader()
+			cfg := c.config(1)
+			tc.change(c, &cfg)
+			m := c.start(cfg)
+			c.eventually("a refusal", func() bool { return m.State().LastError != "" })
+			if got := m.State().LastError; !strings.Contains(got, tc.want) {
+				t.Errorf("last error %q, want %q in it", got, tc.want)
+			}
+			if tc.reason != "" {
+				c.eventually("the refusal to be counted", func() bool { return c.leader.Snapshot().Refused[tc.reason] > 0 })
+			}
+			if c.leader.Snapshot().Ranks[1].Joined {
+				t.Error("the rank joined")
+			}
+		})
+	}
+}
+
+// raw opens a session without a Member.
+func (c *cluster) raw() grpc.BidiStreamingClient[pb.MemberMessage, pb.LeaderMessage] {
+	c.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+c.address,
+		grpc.WithTransportCredentials(credentials.NewTLS(c.clientTLS(c.ca, c.in.Identity()))))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	c.t.Cleanup(func() { cancel(); _ = conn.Close() })
+	stream, err := pb.NewRendezvousClient(conn).Session(ctx)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return stream
+}
+
+func (c *cluster) hello(rank int) *pb.Hello {
+	return &pb.Hello{
+		Version: rendezvous.ProtocolVersion, Identity: c.in.Identity(), Rank: uint32(rank), Role: string(c.in.RoleOf(rank)),
+		TopologyHash: c.hash, Host: "raw", DataAddress: "127.0.0.1:1", Incarnation: "raw",
+	}
+}
+
+func say(t *testing.T, stream grpc.BidiStreamingClient[pb.MemberMessage, pb.LeaderMessage], m *pb.MemberMessage) {
+	t.Helper()
+	if err := stream.Send(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until reads until the leader says what is wanted.
+func until(t *testing.T, stream grpc.BidiStreamingClient[pb.MemberMessage, pb.LeaderMessage], wanted func(*pb.LeaderMessage) bool) {
+	t.Helper()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wanted(m) {
+			return
+		}
+	}
+}
+
+func TestOldEpochIsFenced(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	c.start(c.config(0))
+	stream := c.raw()
+	hello := c.hello(1)
+	hello.LastEpoch = 6
+	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Hello{Hello: hello}})
+	until(t, stream, func(m *pb.LeaderMessage) bool { return m.GetWorld() != nil })
+	ready := func(epoch uint64) *pb.MemberMessage {
+		return &pb.MemberMessage{Kind: &pb.MemberMessage_Ready{Ready: &pb.Ready{Epoch: epoch}}}
+	}
+	say(t, stream, ready(6))
+	c.eventually("the old epoch to be counted", func() bool { return c.leader.Snapshot().Refused["epoch"] == 1 })
+	if o := c.leader.Snapshot(); o.Formed || o.Epoch != 7 {
+		t.Errorf("observation %+v, want epoch 7, not formed", o)
+	}
+	say(t, stream, ready(7))
+	if world := c.formed(); world.Epoch != 7 {
+		t.Errorf("epoch %d, want 7: one above what a rank has seen", world.Epoch)
+	}
+	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Failure{Failure: &pb.Failure{Epoch: 6, Reason: "late"}}})
+	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Result{Result: &pb.StepResult{Epoch: 6}}})
+	c.eventually("both to be counted", func() bool { return c.leader.Snapshot().Refused["epoch"] == 3 })
+	if !c.leader.Snapshot().Formed {
+		t.Error("a message of an old epoch ended the current one")
+	}
+}
+
+func TestProtocolViolationsEndTheSession(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		first bool
+		send  *pb.MemberMessage
+		want  string
+	}{
+		{"no hello", true, &pb.MemberMessage{Kind: &pb.MemberMessage_Ready{Ready: &pb.Ready{}}}, "must be hello"},
+		{"empty", true, &pb.MemberMessage{}, "must be hello"},
+		{"version", true, &pb.MemberMessage{Kind: &pb.MemberMessage_Hello{Hello: &pb.Hello{Version: 9}}}, "protocol version is 9"},
+		{"second hello", false, &pb.MemberMessage{Kind: &pb.MemberMessage_Hello{Hello: &pb.Hello{}}}, "unexpected kind"},
+		{"empty later", false, &pb.MemberMessage{}, "unexpected kind"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCluster(t, 1, 1)
+			c.startLeader()
+			stream := c.raw()
+			if !tc.first {
+				say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Hello{Hello: c.hello(1)}})
+			}
+			say(t, stream, tc.send)
+			for {
+				_, err := stream.Recv()
+				if err == nil {
+					continue
+				}
+				if !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("ended with %v, want %q in it", err, tc.want)
+				}
+				break
+			}
+			c.eventually("the rank to be gone", func() bool { return !c.leader.Snapshot().Ranks[1].Joined })
+		})
+	}
+}
+
+// TestRankThatDoesNotReadIsLost: a stream that is open but never read must not
+// hold the leader up.
+func TestRankThatDoesNotReadIsLost(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	c.start(c.config(0))
+	stream := c.raw()
+	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Hello{Hello: c.hello(1)}})
+	until(t, stream, func(m *pb.LeaderMessage) bool { return m.GetWorld() != nil })
+	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Ready{Ready: &pb.Ready{Epoch: 1}}})
+	c.formed()
+	failed := c.leader.Failed(1)
+	for i := uint64(0); ; i++ {
+		select {
+		case <-failed:
+			if f := c.leader.Failure(); !strings.Contains(f.Reason, "does not read the leader's messages") {
+				t.Errorf("failure %+v", f)
+			}
+			return
+		default:
+			// Acknowledgements pile up until the session's queue is full.
+			_ = c.leader.Send(1, 1, make([]byte, 8<<20))
+			_ = stream.Send(&pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{Sequence: i}}})
+		}
+	}
+}
+
+func TestObserve(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for _, uri := range []string{identity.OperatorURI, c.in.Identity()} {
+		o, err := rendezvous.Observe(ctx, c.address, c.clientTLS(c.ca, uri))
+		if err != nil {
+			t.Fatalf("%s: %v", uri, err)
+		}
+		if o.Formed || len(o.Ranks) != 2 || o.Ranks[1].Message != "has not joined yet" || o.TopologyHash != c.hash {
+			t.Errorf("%s: observation %+v", uri, o)
+		}
+	}
+	if _, err := rendezvous.Observe(ctx, c.address, c.clientTLS(c.ca, "findep://serving/other/0")); err == nil {
+		t.Error("a stranger may observe")
+	}
+	if got := c.leader.Snapshot().Refused["certificate"]; got != 1 {
+		t.Errorf("counted %d refused certificates, want 1", got)
+	}
+}
+
+func TestBadConfigurations(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	if _, err := rendezvous.NewCoordinator(rendezvous.Config{Instance: c.in, TopologyHash: "t", HeartbeatInterval: time.Second, HeartbeatTimeout: time.Second}); err == nil ||
+		!strings.Contains(err.Error(), "interval") {
+		t.Errorf("heartbeat: %v", err)
+	}
+	for name, change := range map[string]func(*rendezvous.MemberConfig){
+		"leader":       func(m *rendezvous.MemberConfig) { m.Leaders = nil },
+		"Insecure":     func(m *rendezvous.MemberConfig) { m.TLS = nil },
+		"required":     func(m *rendezvous.MemberConfig) { m.Connect = nil },
+		"rank is -1":   func(m *rendezvous.MemberConfig) { m.Rank = -1 },
+		"data address": func(m *rendezvous.MemberConfig) { m.DataAddress = "nowhere" },
+	} {
+		cfg := c.config(1)
+		cfg.OnAbort = func(uint64, string) {}
+		change(&cfg)
+		if _, err := rendezvous.NewMember(cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
