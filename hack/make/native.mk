@@ -86,10 +86,10 @@ $(NATIVE_TSAN)/tests: $(NATIVE_SOURCES:%.cc=$(NATIVE_TSAN)/%.o) $(NATIVE_TEST_SO
 	$(NATIVE_CXX) $(NATIVE_TSAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) -lgtest -lpthread -lm
 
 native-test: $(NATIVE_ASAN)/tests $(NATIVE_TSAN)/tests ## Run the C++ tests under sanitizers.
-	@echo "== address and undefined-behaviour sanitizers"
-	$(NATIVE_ASAN)/tests --gtest_brief=1
 	@echo "== thread sanitizer"
 	$(NATIVE_TSAN)/tests --gtest_brief=1 --gtest_filter='*Concurrent*'
+	@echo "== address and undefined-behaviour sanitizers"
+	$(NATIVE_ASAN)/tests --gtest_brief=1
 
 native-clean: ## Remove the native build.
 	rm -rf $(NATIVE_BUILD) $(NATIVE_HASH)
