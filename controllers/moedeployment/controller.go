@@ -52,12 +52,12 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/status,verbs=patch
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/finalizers,verbs=update
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=services;configmaps;secrets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=pods;configmaps;secrets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=scheduling.k8s.io,resources=podgroups,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
-// +kubebuilder:rbac:groups=findep.dev,resources=gpuprofiles,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=findep.dev,resources=gpuprofiles,verbs=get;list;watch,roleName=manager-cluster-reader
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch,roleName=manager-cluster-reader
 
 // phase is one step of a pass. It reads and completes the scope.
 type phase func(context.Context, *scope) error
