@@ -88,8 +88,11 @@ type AttentionRank struct {
 	outputs []Output
 	batches []batch
 	memory  attentionMemory
-	starts  []int32 // scratch of the send worker
-	sampler sampling.Sampler
+	// Scratch of the send worker and of the receive worker. Argument lists of
+	// interface methods would be allocated at each call.
+	starts    []int32
+	sent, got [][]byte
+	sampler   sampling.Sampler
 }
 
 // peerLinks are the two directions to one peer.

@@ -74,8 +74,9 @@ func (a *AttentionRank) sendRows(t *schedule.Task, s *segment, e int) error {
 		a.starts = append(a.starts, v-int32(from))
 	}
 	h.Rows, h.Pairs = uint32(last-first), uint32(to-from)
-	return a.links[e].to.Send(h, m.packed.host(first, last), bytesOfInts(a.starts),
+	a.sent = append(a.sent[:0], m.packed.host(first, last), bytesOfInts(a.starts),
 		m.pairExpert.host(s.pair+from, s.pair+to), m.pairWeight.host(s.pair+from, s.pair+to))
+	return a.links[e].to.Send(h, a.sent...)
 }
 
 // receive takes the rows of a segment back from every expert rank: as many as
@@ -111,7 +112,8 @@ func (a *AttentionRank) receiveRows(t *schedule.Task, s *segment, e int) error {
 	if rows == 0 {
 		return nil
 	}
-	if err := link.from.ReceivePayload(a.memory.received.host(first, last)); err != nil {
+	a.got = append(a.got[:0], a.memory.received.host(first, last))
+	if err := link.from.ReceivePayload(a.got...); err != nil {
 		return err
 	}
 	return a.memory.received.push(a.lanes[2].stream, first, last)

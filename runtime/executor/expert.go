@@ -69,8 +69,10 @@ type ExpertRank struct {
 	// Scratch of the compute worker.
 	groupStart, groupRow, groupWeight, workspace *array
 	load                                         []uint64
-	// Scratch of the receive worker.
-	headers []transport.Header
+	// Scratch of the receive worker and of the send worker. Argument lists of
+	// interface methods would be allocated at each call.
+	headers   []transport.Header
+	got, sent [][]byte
 }
 
 // slot holds the rows of one segment from all attention ranks, in rank order.

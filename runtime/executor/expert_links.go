@@ -94,8 +94,8 @@ func (e *ExpertRank) receiveRows(s *slot, i int, h transport.Header, pairs int) 
 	first, last := s.first[i], s.first[i+1]
 	starts := s.pairStart.host(first, last+1)
 	experts := s.pairExpert.host(pairs, pairs+int(h.Pairs))
-	err := e.links[i].from.ReceivePayload(s.x.host(first, last), starts, experts, s.pairWeight.host(pairs, pairs+int(h.Pairs)))
-	if err != nil {
+	e.got = append(e.got[:0], s.x.host(first, last), starts, experts, s.pairWeight.host(pairs, pairs+int(h.Pairs)))
+	if err := e.links[i].from.ReceivePayload(e.got...); err != nil {
 		return err
 	}
 	return e.rebase(ints(starts), ints(experts), int32(pairs))
@@ -149,13 +149,11 @@ func (e *ExpertRank) send(t *schedule.Task) error {
 	for i := range e.links {
 		h := e.header(t)
 		h.Rows = uint32(s.first[i+1] - s.first[i])
-		var err error
-		if h.Rows == 0 {
-			err = e.links[i].to.Send(h)
-		} else {
-			err = e.links[i].to.Send(h, s.out.host(s.first[i], s.first[i+1]))
+		e.sent = e.sent[:0]
+		if h.Rows > 0 {
+			e.sent = append(e.sent, s.out.host(s.first[i], s.first[i+1]))
 		}
-		if err != nil {
+		if err := e.links[i].to.Send(h, e.sent...); err != nil {
 			return fmt.Errorf("sending to rank %d: %w", e.links[i].rank, err)
 		}
 	}
