@@ -14,8 +14,13 @@ import (
 	"github.com/findep/findep-operator/runtime/solver"
 )
 
-// measureRepeats is how often each point is measured; its median counts.
+// measureRepeats is how often each point is measured, after one run that only
+// warms caches and buffers; the median counts.
 const measureRepeats = 3
+
+// minStage is the shortest time, in milliseconds, whose relative error counts;
+// clocks and scheduling say nothing about shorter ones.
+const minStage = 1e-3
 
 // measureSequence numbers the sequences of the warm-up, away from a server's.
 const measureSequence = uint64(1) << 63
@@ -51,7 +56,7 @@ type point struct {
 func (l *leader) measure(ctx context.Context, epoch uint64) error {
 	var points []point
 	for _, w := range l.workloads() {
-		for range measureRepeats {
+		for i := range measureRepeats + 1 {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -59,7 +64,9 @@ func (l *leader) measure(ctx context.Context, epoch uint64) error {
 			if err != nil {
 				return fmt.Errorf("%d sequences of %d tokens: %w", w.sequences, w.tokens, err)
 			}
-			points = append(points, p)
+			if i > 0 {
+				points = append(points, p)
+			}
 		}
 	}
 	if len(points) == 0 {
@@ -140,13 +147,18 @@ func medians(points []point) []point {
 }
 
 // fitStages fits every kind against the work it does. Tokens and pairs are
-// those of one attention rank.
+// those of one attention rank. Points count by their relative error, or a long
+// prefill would decide what a decode step is predicted to take.
 func fitStages(points []point, attentionRanks int) *stageModel {
 	fit := func(kind executor.Kind, regressors func(batchShape) []float64) []float64 {
 		var x [][]float64
 		var y []float64
 		for _, p := range points {
-			x, y = append(x, regressors(p.shape)), append(y, p.kind[kind])
+			row, weight := regressors(p.shape), 1/max(p.kind[kind], minStage)
+			for i := range row {
+				row[i] *= weight
+			}
+			x, y = append(x, row), append(y, p.kind[kind]*weight)
 		}
 		return fitNonNegative(x, y)
 	}
