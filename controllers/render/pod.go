@@ -88,7 +88,11 @@ func PodConfigHash(namespace, name, hash string) *corev1ac.PodApplyConfiguration
 func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
 	c := container(in, RuntimeContainer, in.Images.Runtime).
 		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
-		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket).
+		WithEnv(fromPod("POD_IP", "status.podIP"), fromPod("POD_UID", "metadata.uid")).
+		// Peers dial the address, which cannot be stale as a cached name can; the
+		// UID lets a restarted container take its own rank back at once.
+		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket,
+			"--advertise-host", "$(POD_IP)", "--pod-uid", "$(POD_UID)").
 		WithPorts(port("metrics", plan.MetricsPort), port("control", plan.ControlPort), port("data", plan.DataPort)).
 		WithResources(resources(group.Resources, "50m", "128Mi", gpus(group))).
 		WithReadinessProbe(probe("/readyz", plan.MetricsPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
@@ -141,6 +145,12 @@ func port(name string, number int32) *corev1ac.ContainerPortApplyConfiguration {
 func probe(path string, port int32) *corev1ac.ProbeApplyConfiguration {
 	return corev1ac.Probe().WithTimeoutSeconds(5).
 		WithHTTPGet(corev1ac.HTTPGetAction().WithPath(path).WithPort(intstr.FromInt32(port)))
+}
+
+// fromPod is an environment variable with a field of the pod itself.
+func fromPod(name, field string) *corev1ac.EnvVarApplyConfiguration {
+	return corev1ac.EnvVar().WithName(name).WithValueFrom(corev1ac.EnvVarSource().
+		WithFieldRef(corev1ac.ObjectFieldSelector().WithFieldPath(field)))
 }
 
 func mount(volume, path string) *corev1ac.VolumeMountApplyConfiguration {

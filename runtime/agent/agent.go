@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -50,6 +51,9 @@ type agent struct {
 	data   *tcp.Endpoint
 	member *rendezvous.Member
 	leader *leader // nil but on rank 0
+	// joined is set when all of the above are in place, which other goroutines
+	// may use from then on.
+	joined atomic.Bool
 	// control is the leader's gRPC server; nil but on rank 0.
 	control *grpc.Server
 }
@@ -64,16 +68,36 @@ func Run(ctx context.Context, o Options) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("rank", o.Rank)
 	a := &agent{options: o, log: log}
 	defer a.close()
-	for _, prepare := range []func(context.Context) error{a.configure, a.load, a.connect, a.lead} {
-		if err := prepare(ctx); err != nil {
+	if err := a.configure(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	// Probes are answered from the start: loading weights may take minutes, in
+	// which the process is alive and not ready.
+	g.Go(func() error { return a.serveHTTP(ctx) })
+	g.Go(func() error { return a.work(ctx, g) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// work loads the weights, joins the instance and takes part in it until ctx
+// ends.
+func (a *agent) work(ctx context.Context, g *errgroup.Group) error {
+	for _, prepare := range []func() error{a.load, a.connect, a.lead} {
+		if err := prepare(); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
-	return a.serve(ctx)
+	return a.join(ctx, g)
 }
 
 // configure reads the instance's and the model's configuration.
-func (a *agent) configure(context.Context) error {
+func (a *agent) configure() error {
 	var err error
 	if a.config, err = openConfig(a.options.instanceFile(), a.log); err != nil {
 		return err
@@ -134,7 +158,7 @@ func (a *agent) tlsConfigs(refused func(*identity.RefusedError), clients ...stri
 }
 
 // connect opens the data listener and prepares this rank's membership.
-func (a *agent) connect(context.Context) error {
+func (a *agent) connect() error {
 	in := a.config.current.Load()
 	security, err := a.tlsConfigs(nil)
 	if err != nil {
@@ -170,7 +194,7 @@ func (a *agent) address(port int) string {
 }
 
 // lead makes rank 0 the leader.
-func (a *agent) lead(context.Context) error {
+func (a *agent) lead() error {
 	if a.options.Rank != 0 {
 		return nil
 	}
@@ -196,35 +220,32 @@ func (a *agent) lead(context.Context) error {
 	return nil
 }
 
-// serve runs everything until ctx ends or one part fails.
-func (a *agent) serve(ctx context.Context) error {
-	in := a.config.current.Load()
-	ports := in.PortsOf(a.options.Rank)
-	metricsListener, err := net.Listen("tcp", a.address(ports.Metrics))
+// serveHTTP answers probes, metrics and the debug page.
+func (a *agent) serveHTTP(ctx context.Context) error {
+	listener, err := net.Listen("tcp", a.address(a.config.current.Load().PortsOf(a.options.Rank).Metrics))
 	if err != nil {
 		return fmt.Errorf("metrics port: %w", err)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	var observe func() plan.Observation
+	return serveHTTP(ctx, listener, newHTTPHandler(a.metrics, a.status, a.observation))
+}
+
+// join starts what takes part in the instance.
+func (a *agent) join(ctx context.Context, g *errgroup.Group) error {
+	in := a.config.current.Load()
 	if a.leader != nil {
-		observe = a.leader.observation
-		listener, err := net.Listen("tcp", a.address(ports.Control))
+		listener, err := net.Listen("tcp", a.address(in.PortsOf(a.options.Rank).Control))
 		if err != nil {
 			return fmt.Errorf("control port: %w", err)
 		}
 		g.Go(func() error { return a.serveControl(ctx, listener) })
 		g.Go(func() error { return a.leader.run(ctx) })
 	}
-	g.Go(func() error { return serveHTTP(ctx, metricsListener, newHTTPHandler(a.metrics, a.status, observe)) })
 	g.Go(func() error { return serveEngine(ctx, a.options.Socket, &engineServer{agent: a}) })
-	g.Go(func() error { return a.member.Run(ctx) })
 	g.Go(func() error { a.config.watch(ctx); return nil })
+	a.joined.Store(true)
 	a.log.Info("rank started", "role", in.RoleOf(a.options.Rank), "attentionRanks", in.AttentionRanks,
 		"expertRanks", in.ExpertRanks, "model", in.Model.Name, "device", a.device.Name(), "topologyHash", a.config.hash)
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return a.member.Run(ctx)
 }
 
 func (a *agent) serveControl(ctx context.Context, listener net.Listener) error {
@@ -236,25 +257,35 @@ func (a *agent) serveControl(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// status is this rank's view; it is safe before the member exists.
+// status is this rank's view.
 func (a *agent) status() rankStatus {
 	s := rankStatus{Rank: a.options.Rank, Role: a.config.current.Load().RoleOf(a.options.Rank), Phase: string(rendezvous.Disconnected)}
-	if a.member == nil {
-		s.Message = "starting"
+	if !a.joined.Load() {
+		s.Message = "loading the weights"
 		return s
 	}
 	m := a.member.State()
 	s.Phase, s.Epoch, s.Ready = string(m.Phase), m.Epoch, m.Ready
+	if a.leader != nil && s.Ready && a.leader.readyEpoch() == 0 {
+		s.Ready, s.Message = false, "measuring the stages"
+		return s
+	}
 	if !s.Ready {
 		s.Message = m.LastError
 		if s.Message == "" {
 			s.Message = "waiting for the other ranks"
 		}
 	}
-	if a.leader != nil && a.leader.readyEpoch() == 0 {
-		s.Ready = false
-	}
 	return s
+}
+
+// observation is what the leader knows; false on other ranks and before it
+// leads.
+func (a *agent) observation() (plan.Observation, bool) {
+	if !a.joined.Load() || a.leader == nil {
+		return plan.Observation{}, false
+	}
+	return a.leader.observation(), true
 }
 
 // close frees what was made, in reverse order.

@@ -88,7 +88,7 @@ type rankStatus struct {
 // the collective heartbeat, so a wedged rank is never Ready; liveness only says
 // that the process answers, because restarting a rank that waits for others
 // would help nobody.
-func newHTTPHandler(m *metrics, status func() rankStatus, observe func() plan.Observation) http.Handler {
+func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.Observation, bool)) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
@@ -100,11 +100,11 @@ func newHTTPHandler(m *metrics, status func() rankStatus, observe func() plan.Ob
 		writeJSON(w, s)
 	})
 	mux.HandleFunc("GET /debug/plan", func(w http.ResponseWriter, _ *http.Request) {
-		if observe == nil {
-			writeJSON(w, status())
+		if o, ok := observe(); ok {
+			writeJSON(w, o)
 			return
 		}
-		writeJSON(w, observe())
+		writeJSON(w, status())
 	})
 	return mux
 }

@@ -59,7 +59,7 @@ type rank struct {
 
 // load opens the device, reads this rank's share of the weights and makes its
 // executor.
-func (a *agent) load(context.Context) error {
+func (a *agent) load() error {
 	in := a.config.current.Load()
 	var err error
 	if a.device, err = backend.Open(a.options.Backend, backend.Options{}); err != nil {
