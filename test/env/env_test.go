@@ -4,15 +4,24 @@ package env_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/findep/findep-operator/hack/localcluster/binaries"
 	"github.com/findep/findep-operator/test/env"
 )
+
+func TestMain(m *testing.M) {
+	// Without a logger, envtest prints a stack trace as a warning.
+	log.SetLogger(logr.Discard())
+	os.Exit(m.Run())
+}
 
 func TestRunServesNamespacesAndGangScheduling(t *testing.T) {
 	client, err := kubernetes.NewForConfig(env.Run(t, env.Options{}))

@@ -173,10 +173,14 @@ func TestEnsureWaitsForAnotherBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waiting, done := make(chan struct{}), make(chan error)
+	waiting, done := make(chan struct{}), make(chan error, 1)
 	second := &Builder{Root: first.Root, Bin: first.Bin, Progress: notify{"waiting for another build", waiting}, Tick: first.Tick}
 	go func() { done <- second.Ensure(t.Context(), "pause") }()
-	<-waiting
+	select {
+	case <-waiting:
+	case err := <-done:
+		t.Fatalf("the second builder did not wait: %v", err)
+	}
 	if _, err := os.Stat(first.Path("pause")); err == nil {
 		t.Error("the second builder built while the first held the lock")
 	}
