@@ -48,7 +48,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $name := .name -}}
 {{- range splitList "---\n" (.root.Files.Get "files/role.yaml") -}}
 {{- $role := fromYaml . -}}
-{{- if eq (dig "metadata" "name" "" $role) $name -}}
+{{- if and (eq (dig "metadata" "name" "" $role) $name) $role.rules -}}
 {{ toYaml $role.rules }}
 {{- end -}}
 {{- end -}}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render_test
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/test/wrappers"
+)
+
+func input() *render.Input {
+	images := resolve.Images{Runtime: "findep/runtime:1", Server: "findep/server:1", PullPolicy: corev1.PullIfNotPresent}
+	return &render.Input{
+		Owner: render.Owner{Namespace: "serving", Name: "lite", UID: "uid-1"}, Index: 1, Revision: "0123456789abcdef",
+		Attention: 2, Expert: 3, Images: images, Gang: true, ConfigHash: "fedcba9876543210",
+		Source:   resolve.Source{Kind: resolve.SourcePVC, Reference: "weights", SubPath: "lite"},
+		Decision: resolve.Decision{Attention: 2, Expert: 3, Why: "Given by spec.gpus.", Images: images, Gang: true},
+	}
+}
+
+func instance(in *render.Input) *plan.Instance {
+	return &plan.Instance{
+		Namespace: in.Owner.Namespace, Deployment: in.Owner.Name, Index: int(in.Index), Revision: in.Revision,
+		AttentionRanks: in.Attention, ExpertRanks: in.Expert,
+		Hosts:    render.Hosts(in.Owner, in.Index, in.Attention, in.Expert),
+		Model:    plan.ModelRef{Name: "lite", Path: render.ModelDir, MaxContextTokens: 512},
+		Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Auto", Resolve: "Online"},
+		Start:    plan.Plan{Policy: plan.FinDEP, MicroBatchSize: 4, R1: 2, R2: 3, Order: plan.ASAS, Chunks: 1},
+	}
+}
+
+// toYAML joins objects into one readable text.
+func toYAML(t *testing.T, objects ...any) string {
+	t.Helper()
+	var parts []string
+	for _, o := range objects {
+		b, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, string(b))
+	}
+	return strings.Join(parts, "---\n")
+}
+
+func TestGoldenInstance(t *testing.T) {
+	in := input()
+	config, err := render.ConfigMap(in, instance(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrappers.Golden(t, "instance.golden.yaml", toYAML(t,
+		render.HeadlessService(in.Owner), render.LeaderService(in.Owner), config, render.PodGroup(in),
+		render.InstanceSecret(in.Owner, in.Index, map[string][]byte{"tls.crt": []byte("c"), "tls.key": []byte("k"), "ca.crt": []byte("a")}),
+		render.Pod(in, 0)))
+}
+
+func TestGoldenExpertPodWithOverrides(t *testing.T) {
+	in := input()
+	in.Gang, in.PriorityClassName = false, "high"
+	in.Source = resolve.Source{Kind: resolve.SourceImage, Reference: "r/model:1"}
+	in.Images.PullSecrets = []string{"credentials"}
+	in.Groups.Expert = v1alpha1.GroupSpec{
+		NodeSelector: map[string]string{"pool": "experts"},
+		Tolerations:  []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpEqual, Value: "moe"}},
+		Resources: &corev1.ResourceRequirements{
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")},
+		},
+	}
+	wrappers.Golden(t, "expert-pod.golden.yaml", toYAML(t, render.Pod(in, 4)))
+}
+
+func TestModelVolumes(t *testing.T) {
+	cases := map[string]struct {
+		source resolve.Source
+		want   string
+	}{
+		"claim": {resolve.Source{Kind: resolve.SourcePVC, Reference: "w"}, "claimName: w"},
+		"image": {resolve.Source{Kind: resolve.SourceImage, Reference: "r/m:1"}, "reference: r/m:1"},
+		"host":  {resolve.Source{Kind: resolve.SourceHostPath, Reference: "/m"}, "path: /m"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			in.Source = tc.source
+			if got := toYAML(t, render.Pod(in, 0)); !strings.Contains(got, tc.want) {
+				t.Errorf("no %q in:\n%s", tc.want, got)
+			}
+		})
+	}
+}
+
+// TestLongestNamesFit guards api/v1alpha1.MaxNameLength: the names that are made
+// from the longest admitted name must be DNS labels.
+func TestLongestNamesFit(t *testing.T) {
+	const dnsLabel = 63
+	name := strings.Repeat("n", v1alpha1.MaxNameLength)
+	for _, got := range []string{
+		render.PodName(name, 999, 1024, 1023), render.PodName(name, 999, 1, 1024),
+		render.HeadlessServiceName(name), render.LeaderServiceName(name),
+		render.ConfigMapName(name, 999), render.TLSSecretName(name, 999), render.CASecretName(name),
+	} {
+		if len(got) > dnsLabel {
+			t.Errorf("%s has %d characters; at most %d fit", got, len(got), dnsLabel)
+		}
+	}
+}
+
+func TestConfigMapRefusesWhatPodsCannotRead(t *testing.T) {
+	in := input()
+	broken := instance(in)
+	broken.Hosts = nil
+	if _, err := render.ConfigMap(in, broken); err == nil || !strings.Contains(err.Error(), "hosts") {
+		t.Errorf("got %v, want an error about hosts", err)
+	}
+}
+
+// TestRankNames ties names, hosts and roles of the same rank together.
+func TestRankNames(t *testing.T) {
+	in := input()
+	for rank, want := range []string{"lite-1-ag-0", "lite-1-ag-1", "lite-1-eg-0", "lite-1-eg-1", "lite-1-eg-2"} {
+		pod := render.Pod(in, rank)
+		host := instance(in).Hosts[rank]
+		if *pod.Name != want || *pod.Spec.Hostname != want || !strings.HasPrefix(host, want+".lite-ranks.serving.svc") {
+			t.Errorf("rank %d: pod %s, hostname %s, host %s; want %s", rank, *pod.Name, *pod.Spec.Hostname, host, want)
+		}
+		role := string(instance(in).RoleOf(rank))
+		if pod.Labels[v1alpha1.LabelRole] != role {
+			t.Errorf("rank %d: label says %s, configuration %s", rank, pod.Labels[v1alpha1.LabelRole], role)
+		}
+	}
+}
