@@ -43,8 +43,15 @@ func apiserverComponent(o Options, p Paths, bin string) component {
 		"--advertise-address=" + o.Gateway().String(),
 		"--tls-cert-file=" + p.inAuth("apiserver.crt"),
 		"--tls-private-key-file=" + p.inAuth("apiserver.key"),
-		// Makes the ConfigMap from which other servers learn whom to trust.
+		// These make the ConfigMap from which other servers learn whom to
+		// trust; without it, scheduler and controller-manager complain for
+		// ever. No certificate with the front proxy's name exists.
 		"--client-ca-file=" + p.inAuth("ca.crt"),
+		"--requestheader-client-ca-file=" + p.inAuth("ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--kubelet-client-certificate=" + p.inAuth("kubelet-client.crt"),
 		"--kubelet-client-key=" + p.inAuth("kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
