@@ -45,6 +45,9 @@ type session struct {
 	inFlight int
 
 	out chan *pb.LeaderMessage
+	// ack holds the newest acknowledgement not sent yet. It is apart from out,
+	// so that acknowledgements do not pile up behind a large step.
+	ack chan *pb.LeaderMessage
 	// done is closed when the session is over; err, set before, says why.
 	done chan struct{}
 	err  error
@@ -71,7 +74,7 @@ func (c *Coordinator) join(hello *pb.Hello) (*session, error) {
 	}
 	s := &session{
 		rank: int(hello.GetRank()), hello: hello, heard: c.cfg.Clock.Now(),
-		out: make(chan *pb.LeaderMessage, queueLength), done: make(chan struct{}),
+		out: make(chan *pb.LeaderMessage, queueLength), ack: make(chan *pb.LeaderMessage, 1), done: make(chan struct{}),
 	}
 	c.ranks[s.rank], c.notes[s.rank] = s, ""
 	// Epochs never go back, also when this leader is younger than its ranks.
@@ -306,9 +309,7 @@ func (c *Coordinator) receive(s *session, m *pb.MemberMessage) error {
 	s.heard = c.cfg.Clock.Now()
 	switch k := m.GetKind().(type) {
 	case *pb.MemberMessage_Heartbeat:
-		c.broadcast([]*session{s}, &pb.LeaderMessage{Kind: &pb.LeaderMessage_HeartbeatAck{HeartbeatAck: &pb.HeartbeatAck{
-			Sequence: k.Heartbeat.GetSequence(), Epoch: c.epoch, Formed: c.phase == Formed,
-		}}})
+		c.acknowledge(s, k.Heartbeat.GetSequence())
 	case *pb.MemberMessage_Ready:
 		if c.current(s, k.Ready.GetEpoch(), Connecting) {
 			s.ready = true
@@ -326,6 +327,18 @@ func (c *Coordinator) receive(s *session, m *pb.MemberMessage) error {
 		return status.Errorf(codes.InvalidArgument, "rank %d sent a message of unknown or unexpected kind", s.rank)
 	}
 	return nil
+}
+
+// acknowledge answers a heartbeat, in place of an older answer still unsent.
+func (c *Coordinator) acknowledge(s *session, sequence uint64) {
+	select {
+	case <-s.ack:
+	default:
+	}
+	// Nobody else fills it, so there is room now.
+	s.ack <- &pb.LeaderMessage{Kind: &pb.LeaderMessage_HeartbeatAck{HeartbeatAck: &pb.HeartbeatAck{
+		Sequence: sequence, Epoch: c.epoch, Formed: c.phase == Formed,
+	}}}
 }
 
 // current reports whether a message is of the current epoch and phase; if not

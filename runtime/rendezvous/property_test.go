@@ -99,6 +99,8 @@ func (s *simulation) read(rank int) {
 		case m := <-r.session.out:
 			s.told(rank, r, m)
 			continue
+		case <-r.session.ack:
+			continue
 		default:
 		}
 		select {
@@ -418,4 +420,36 @@ func TestWhoHoldsARank(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRankThatDoesNotReadIsLost: a stream that is open but never read must not
+// make the leader hold ever more messages.
+func TestRankThatDoesNotReadIsLost(t *testing.T) {
+	clock := &manualClock{now: time.Unix(1_000_000, 0)}
+	s := &simulation{t: t, clock: clock, in: testInstance(1, 1), ranks: make([]*simulated, 2), worlds: map[uint64]*pb.World{}}
+	s.startLeader()
+	defer func() { _ = s.leader.Close() }()
+	s.join(0, true)
+	s.join(1, true)
+	deaf := s.ranks[1].session
+	for range queueLength {
+		s.leader.Abort(s.leader.Snapshot().Epoch, "test")
+		clock.now = clock.now.Add(2 * time.Second)
+		for range 3 {
+			s.read(0)
+			s.say(0, &pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+			s.say(1, &pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
+			s.leader.tick()
+			clock.now = clock.now.Add(2 * time.Second)
+		}
+		select {
+		case <-deaf.done:
+			if f := s.leader.Failure(); f.Reason != "rank 1 (rank-1) does not read the leader's messages" {
+				t.Errorf("failure %+v", f)
+			}
+			return
+		default:
+		}
+	}
+	t.Error("the rank is still there")
 }

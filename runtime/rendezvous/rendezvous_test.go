@@ -825,9 +825,9 @@ func TestProtocolViolationsEndTheSession(t *testing.T) {
 	}
 }
 
-// TestRankThatDoesNotReadIsLost: a stream that is open but never read must not
-// hold the leader up.
-func TestRankThatDoesNotReadIsLost(t *testing.T) {
+// TestLargeStepDelaysNoHeartbeat: a rank that is slow to take a large step keeps
+// its session, however many heartbeats it sends meanwhile.
+func TestLargeStepDelaysNoHeartbeat(t *testing.T) {
 	c := newCluster(t, 1, 1)
 	c.startLeader()
 	c.start(c.config(0))
@@ -836,19 +836,28 @@ func TestRankThatDoesNotReadIsLost(t *testing.T) {
 	until(t, stream, func(m *pb.LeaderMessage) bool { return m.GetWorld() != nil })
 	say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Ready{Ready: &pb.Ready{Epoch: 1}}})
 	c.formed()
-	failed := c.leader.Failed(1)
-	for i := uint64(0); ; i++ {
-		select {
-		case <-failed:
-			if f := c.leader.Failure(); !strings.Contains(f.Reason, "does not read the leader's messages") {
-				t.Errorf("failure %+v", f)
-			}
-			return
-		default:
-			// Acknowledgements pile up until the session's queue is full.
-			_ = c.leader.Send(1, 1, make([]byte, 8<<20))
-			_ = stream.Send(&pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{Sequence: i}}})
+	for range rendezvous.MaxStepsInFlight {
+		if err := c.leader.Send(1, 1, make([]byte, 3<<20)); err != nil {
+			t.Fatal(err)
 		}
+	}
+	const beats = 1000
+	for i := range beats {
+		say(t, stream, &pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{Sequence: uint64(i)}}})
+	}
+	steps := 0
+	last := uint64(0)
+	until(t, stream, func(m *pb.LeaderMessage) bool {
+		if m.GetStep() != nil {
+			steps++
+		}
+		if ack := m.GetHeartbeatAck(); ack != nil {
+			last = ack.GetSequence()
+		}
+		return steps == rendezvous.MaxStepsInFlight && last == beats-1
+	})
+	if o := c.leader.Snapshot(); !o.Formed || o.Epoch != 1 {
+		t.Errorf("observation %+v", o)
 	}
 }
 

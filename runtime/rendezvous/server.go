@@ -172,13 +172,15 @@ func (c *Coordinator) listen(stream grpc.BidiStreamingServer[pb.MemberMessage, p
 // speak sends what is queued for a session until it is over.
 func speak(stream grpc.BidiStreamingServer[pb.MemberMessage, pb.LeaderMessage], s *session) error {
 	for {
+		var m *pb.LeaderMessage
 		select {
-		case m := <-s.out:
-			if err := stream.Send(m); err != nil {
-				return err
-			}
+		case m = <-s.out:
+		case m = <-s.ack:
 		case <-s.done:
 			return s.err
+		}
+		if err := stream.Send(m); err != nil {
+			return err
 		}
 	}
 }
