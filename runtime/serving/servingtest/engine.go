@@ -325,3 +325,15 @@ func (e *Engine) checkCapacity(used []int) {
 		}
 	}
 }
+
+// Sampling is how a model is told to sample.
+type Sampling = agentpb.Sampling
+
+// Scripted is a model that says ids over and over after a prompt of promptLen
+// tokens.
+func Scripted(promptLen int, ids []int32) NextToken {
+	return func(history []int32, _ *Sampling, _ int) int32 { return ids[(len(history)-promptLen)%len(ids)] }
+}
+
+// StepRequest is what OnStep sees.
+type StepRequest = agentpb.StepRequest
