@@ -102,6 +102,8 @@ func (s *scope) scheduled(views []instanceView) verdict {
 	for _, v := range views {
 		pods += len(v.pods)
 		switch {
+		case v.reason == v1alpha1.ReasonInfeasible:
+			return unknown(v1alpha1.ReasonInfeasible, "No pods are made; see ModelResolved and Feasible.")
 		case v.schedulerSays != "":
 			return no(v1alpha1.ReasonUnschedulable, fmt.Sprintf("Instance %d: %s", v.index, v.message))
 		case v.unscheduled > 0:
@@ -132,6 +134,8 @@ func (s *scope) rendezvous(views []instanceView) verdict {
 	}
 	for _, v := range views {
 		switch o := v.observation; {
+		case v.reason == v1alpha1.ReasonInfeasible:
+			return unknown(v1alpha1.ReasonInfeasible, "No pods are made; see ModelResolved and Feasible.")
 		case o != nil && o.Formed:
 		case o != nil:
 			return no(v1alpha1.ReasonRanksMissing, fmt.Sprintf("Instance %d waits for ranks %s.%s",
@@ -227,7 +231,7 @@ func (s *scope) progressing(views []instanceView) verdict {
 func (s *scope) rolling(views []instanceView) (verdict, bool) {
 	outdated := 0
 	for _, v := range views {
-		if s.factsOf(v.instance).outdated {
+		if old, _ := s.age(v.instance); old {
 			outdated++
 		}
 	}

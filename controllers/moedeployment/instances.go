@@ -51,14 +51,22 @@ func (s *scope) outdated(pod *corev1.Pod) bool {
 }
 
 func (s *scope) factsOf(i *instance) instanceFacts {
-	f := instanceFacts{wanted: i.wanted, serving: s.serving(i), terminating: true}
+	f := instanceFacts{wanted: i.wanted, serving: s.serving(i)}
+	f.outdated, f.terminating = s.age(i)
+	return f
+}
+
+// age says whether an instance has pods of another revision than the current
+// one, and whether all of those are on their way out.
+func (s *scope) age(i *instance) (outdated, leaving bool) {
+	leaving = true
 	for _, pod := range i.pods {
 		if s.outdated(pod) {
-			f.outdated = true
-			f.terminating = f.terminating && terminating(pod)
+			outdated = true
+			leaving = leaving && terminating(pod)
 		}
 	}
-	return f
+	return outdated, leaving
 }
 
 func (r *Reconciler) carryOut(ctx context.Context, s *scope, i *instance) error {

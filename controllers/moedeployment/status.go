@@ -47,7 +47,7 @@ func (s *scope) computeCounts(st *v1alpha1.MoEDeploymentStatus) {
 		if i.wanted && s.serving(i) {
 			serving++
 		}
-		if i.wanted && len(i.pods) > 0 && !s.factsOf(i).outdated {
+		if outdated, _ := s.age(i); i.wanted && len(i.pods) > 0 && !outdated {
 			updated++
 		}
 	}
@@ -93,7 +93,7 @@ func (s *scope) instanceStatus(i *instance, before []v1alpha1.InstanceStatus) v1
 			out.LastFailure = tail(o.LastFailure)
 		}
 	}
-	if v.phase != v1alpha1.InstanceServing {
+	if v.phase != v1alpha1.InstanceServing && len(i.pods) > 0 {
 		out.MissingRanks = s.missingRanks(i, v.size)
 	}
 	return out

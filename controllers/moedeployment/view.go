@@ -33,7 +33,8 @@ type view struct {
 // size is the number of pods of an instance. An instance at an old revision may
 // have had another split; its own pods tell.
 func (s *scope) size(i *instance) int {
-	if s.resolved != nil && s.resolved.Decision.Attention > 0 && !s.factsOf(i).outdated {
+	outdated, _ := s.age(i)
+	if s.resolved != nil && s.resolved.Decision.Attention > 0 && !outdated {
 		return s.resolved.Decision.Attention + s.resolved.Decision.Expert
 	}
 	size := 0
@@ -78,15 +79,18 @@ func (s *scope) view(i *instance) view {
 	switch {
 	case s.serving(i):
 		v.phase, v.reason = v1alpha1.InstanceServing, v1alpha1.ReasonServing
+	case len(pods) == 0 && s.resolved != nil && !s.resolved.OK():
+		v.phase, v.reason = v1alpha1.InstancePending, v1alpha1.ReasonInfeasible
+		v.message = "No pods are made; the conditions say why."
 	case len(pods) == 0:
 		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
-		v.message = "Its pods are being made."
+		v.message = fmt.Sprintf("Its %d pods are being made.", v.size)
 	case going > 0:
 		v.phase, v.reason = v1alpha1.InstanceTerminating, v1alpha1.ReasonStarting
-		v.message = fmt.Sprintf("%d of its pods are going; their successors are made when they are gone.", going)
+		v.message = fmt.Sprintf("Pods on their way out: %d of %d; their successors are made when they are gone.", going, v.size)
 	case missing > 0:
 		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
-		v.message = fmt.Sprintf("%d of its %d pods are missing and being made.", missing, v.size)
+		v.message = fmt.Sprintf("Pods missing and being made: %d of %d.", missing, v.size)
 	case v.unscheduled > 0:
 		s.viewPending(&v)
 	default:

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/runtime/identity"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/test/wrappers"
+)
+
+var _ = Describe("A MoEDeployment", func() {
+	const name = "lite"
+	var w *world
+
+	BeforeEach(func(ctx context.Context) { w = newWorld(ctx) })
+
+	instance := func(ctx context.Context, index int32) *plan.Instance {
+		GinkgoHelper()
+		var c corev1.ConfigMap
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.ConfigMapName(name, index)}, &c)).To(Succeed())
+		in, err := plan.DecodeInstance([]byte(c.Data[plan.InstanceFile]))
+		Expect(err).NotTo(HaveOccurred())
+		return in
+	}
+	// formed is what the leader of the instance reports once it serves.
+	formed := func(ctx context.Context) *plan.Observation {
+		GinkgoHelper()
+		in := instance(ctx, 0)
+		hash, err := in.ScheduleHash()
+		Expect(err).NotTo(HaveOccurred())
+		o := &plan.Observation{Epoch: 1, Formed: true, ScheduleHash: hash}
+		o.Prefill = &plan.PhaseObservation{Plan: in.Start, PredictedMilliseconds: 10, MeasuredMilliseconds: 10.5}
+		return o
+	}
+	serve := func(ctx context.Context) {
+		GinkgoHelper()
+		w.settle(ctx, name)
+		w.run(ctx, name)
+		w.leader.observation = formed(ctx)
+		w.settle(ctx, name)
+	}
+
+	It("makes one gang of attention and expert pods and says so", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+
+		Expect(w.pods(ctx, name)).To(And(HaveLen(5), HaveKey("lite-0-ag-0"), HaveKey("lite-0-eg-2")))
+		for _, pod := range w.pods(ctx, name) {
+			Expect(pod.Spec.SchedulingGroup).NotTo(BeNil())
+			Expect(pod.Spec.SchedulingGroup.PodGroupName).To(HaveValue(Equal("lite-0")))
+		}
+		var group schedulingv1beta1.PodGroup
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "lite-0"}, &group)).To(Succeed())
+		Expect(group.Spec.SchedulingPolicy.Gang.MinCount).To(BeEquivalentTo(5))
+
+		in := instance(ctx, 0)
+		Expect(in.Hosts).To(HaveLen(5))
+		Expect(in.Profile).To(HaveKey(plan.Attention))
+		status := w.get(ctx, name).Status
+		Expect(status.Ready).To(Equal("0/1"))
+		Expect(status.Split.Ratio).To(Equal("2:3"))
+		Expect(status.Plan.Source).To(Equal(v1alpha1.PlanFromOperator))
+		Expect(status.Predicted.TokensPerSecond).To(BeNumerically(">", 0))
+		Expect(status.Memory).To(HaveLen(2))
+		Expect(status.ObservedGeneration).To(BeEquivalentTo(1))
+	})
+
+	It("serves when its pods are ready and its leader has formed", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("False/Complete"))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionRendezvousComplete)).To(HavePrefix("True/"))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionPredictionAccurate)).To(HavePrefix("True/"))
+		status := w.get(ctx, name).Status
+		Expect(status.ReadyReplicas).To(HaveValue(BeEquivalentTo(1)))
+		Expect(status.Plan.Source).To(Equal(v1alpha1.PlanFromLeader))
+		Expect(status.Plan.InUse).To(Equal(v1alpha1.PlanCurrent))
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(Equal(5 * time.Second))
+		Expect(w.events.Events).To(Receive())
+	})
+
+	It("shows the leader a certificate of the operator and expects the instance's", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		target := w.leader.targets[len(w.leader.targets)-1]
+		Expect(target.Identity).To(Equal("findep://" + w.namespace + "/lite/0"))
+		cert, err := identity.ParseCertificate(target.Own.Cert)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(cert.URIs[0].String()).To(Equal(identity.OperatorURI))
+		var secret corev1.Secret
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.TLSSecretName(name, 0)}, &secret)).To(Succeed())
+		source, err := identity.Bytes(&identity.Bundle{CA: secret.Data[identity.CAFile], Cert: secret.Data[identity.CertFile], Key: secret.Data[identity.KeyFile]})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(source).NotTo(BeNil())
+	})
+
+	It("changes the schedule in place", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		before := w.pods(ctx, name)
+
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.Policy = v1alpha1.PolicyPPPipe })
+		w.settle(ctx, name)
+
+		Expect(instance(ctx, 0).Schedule.Policy).To(Equal(plan.PPPipe))
+		Expect(w.get(ctx, name).Status.Plan.InUse).To(Equal(v1alpha1.PlanStale))
+		for podName, pod := range w.pods(ctx, name) {
+			Expect(pod.UID).To(Equal(before[podName].UID), "pod %s", podName)
+			Expect(pod.Annotations[v1alpha1.AnnotationConfigHash]).NotTo(Equal(before[podName].Annotations[v1alpha1.AnnotationConfigHash]))
+		}
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/"))
+		w.leader.observation = formed(ctx)
+		w.settle(ctx, name)
+		Expect(w.get(ctx, name).Status.Plan.InUse).To(Equal(v1alpha1.PlanCurrent))
+	})
+
+	It("replaces only the pod that is lost", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		before := w.pods(ctx, name)
+		w.kill(ctx, "lite-0-eg-1")
+		w.reconcile(ctx, name)
+		after := w.pods(ctx, name)
+		Expect(after).To(HaveLen(5))
+		for podName, pod := range after {
+			if podName == "lite-0-eg-1" {
+				Expect(pod.UID).NotTo(Equal(before[podName].UID))
+			} else {
+				Expect(pod.UID).To(Equal(before[podName].UID))
+			}
+		}
+	})
+
+	It("replaces a pod that has ended, after a pause if it ended at once", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		pod := w.pods(ctx, name)["lite-0-eg-1"]
+		w.clock.SetTime(pod.CreationTimestamp.Time.Add(time.Second))
+		pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, "Evicted"
+		Expect(k8s.Status().Update(ctx, pod)).To(Succeed())
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(BeNumerically("<=", 5*time.Second))
+		Expect(w.pods(ctx, name)["lite-0-eg-1"].DeletionTimestamp).To(BeNil())
+
+		w.clock.SetTime(pod.CreationTimestamp.Time.Add(10 * time.Second))
+		w.reconcile(ctx, name)
+		w.finishDeletions(ctx, name)
+		w.reconcile(ctx, name)
+		Expect(w.pods(ctx, name)["lite-0-eg-1"].UID).NotTo(Equal(pod.UID))
+		Expect(w.get(ctx, name).Status.Instances[0].LastFailure).To(ContainSubstring("Evicted"))
+	})
+
+	It("recreates whole instances one at a time and never mixes revisions", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(2))
+		serve(ctx)
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.GPUs.Expert = 2; s.Images.Server = "findep/server:2" })
+		for range 40 {
+			w.reconcile(ctx, name)
+			w.finishDeletions(ctx, name)
+			revisions := map[string]map[string]bool{}
+			serving := map[string]int{}
+			for _, pod := range w.pods(ctx, name) {
+				i := pod.Labels[v1alpha1.LabelInstance]
+				if revisions[i] == nil {
+					revisions[i] = map[string]bool{}
+				}
+				revisions[i][pod.Labels[v1alpha1.LabelRevision]] = true
+				for _, c := range pod.Status.Conditions {
+					if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+						serving[i]++
+					}
+				}
+			}
+			for i, r := range revisions {
+				Expect(r).To(HaveLen(1), "revisions of instance %s", i)
+			}
+			Expect(len(serving)).To(BeNumerically(">=", 1), "an instance serves throughout")
+			w.run(ctx, name)
+			if ptr.Deref(w.get(ctx, name).Status.UpdatedReplicas, 0) == 2 {
+				break
+			}
+		}
+		w.settle(ctx, name)
+		Expect(w.get(ctx, name).Status.UpdatedReplicas).To(HaveValue(BeEquivalentTo(2)))
+		Expect(w.pods(ctx, name)).To(HaveLen(8))
+	})
+
+	It("scales by the scale subresource, up and down, and leaves nothing of what it removes", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		scale := func(n int32) {
+			GinkgoHelper()
+			d := w.get(ctx, name)
+			s := &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: n}}
+			Expect(k8s.SubResource("scale").Update(ctx, d, client.WithSubResourceBody(s))).To(Succeed())
+		}
+		scale(3)
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(15))
+		scale(1)
+		w.reconcile(ctx, name)
+		w.finishDeletions(ctx, name)
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		var configs corev1.ConfigMapList
+		Expect(k8s.List(ctx, &configs, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
+		Expect(configs.Items).To(HaveLen(1))
+		Expect(w.get(ctx, name).Status.Instances).To(HaveLen(1))
+	})
+
+	It("owns everything it makes, so that deletion takes it along", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+		uid := w.get(ctx, name).UID
+		for _, list := range []client.ObjectList{
+			&corev1.PodList{}, &corev1.ServiceList{}, &corev1.SecretList{}, &corev1.ConfigMapList{}, &schedulingv1beta1.PodGroupList{},
+		} {
+			Expect(k8s.List(ctx, list, client.InNamespace(w.namespace), client.MatchingLabels{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})).To(Succeed())
+			b, err := json.Marshal(list)
+			Expect(err).NotTo(HaveOccurred())
+			var objects struct {
+				Items []metav1.PartialObjectMetadata `json:"items"`
+			}
+			Expect(json.Unmarshal(b, &objects)).To(Succeed())
+			Expect(objects.Items).NotTo(BeEmpty(), "%T", list)
+			for _, o := range objects.Items {
+				Expect(metav1.GetControllerOf(&o)).NotTo(BeNil(), "%T %s", list, o.Name)
+				Expect(metav1.GetControllerOf(&o).UID).To(Equal(uid))
+			}
+		}
+		Expect(w.get(ctx, name).Finalizers).To(BeEmpty())
+	})
+
+	It("makes nothing and says why when the model does not fit", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Model("deepseek-ai/DeepSeek-V3").GPUs(1, 1))
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(BeEmpty())
+		Expect(w.condition(ctx, name, v1alpha1.ConditionFeasible)).To(And(HavePrefix("False/MemoryExceeded"), ContainSubstring("bytes")))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("False/Infeasible"))
+
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Model.Name = "deepseek-ai/DeepSeek-V2-Lite" })
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(2))
+	})
+
+	It("keeps what serves when a change cannot be carried out", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.GPUs.Expert = 65 })
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionFeasible)).To(HavePrefix("False/TooManyExpertGPUs"))
+	})
+
+	It("reads config.json from a ConfigMap as soon as there is one", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).ConfigFrom("shape"))
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(Equal(10 * time.Second))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionModelResolved)).To(And(HavePrefix("False/ConfigNotFound"), ContainSubstring(`"shape"`)))
+		Expect(k8s.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: "shape", Namespace: w.namespace},
+			Data:       map[string]string{"config.json": liteConfig()},
+		})).To(Succeed())
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		Expect(instance(ctx, 0).Model.Name).To(Equal(name))
+	})
+
+	It("reports the scheduler's own words while GPUs are missing", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+		for _, pod := range w.pods(ctx, name) {
+			setPodCondition(pod, corev1.PodScheduled, corev1.ConditionFalse, "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")
+			Expect(k8s.Status().Update(ctx, pod)).To(Succeed())
+		}
+		w.settle(ctx, name)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(And(HavePrefix("False/Unschedulable"), ContainSubstring("2 Insufficient nvidia.com/gpu")))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("False/Blocked"))
+	})
+
+	It("makes no gang where PodGroups are not served, and says so", func(ctx context.Context) {
+		w.reconciler.GangServed = false
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		for _, pod := range w.pods(ctx, name) {
+			Expect(pod.Spec.SchedulingGroup).To(BeNil())
+		}
+		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(ContainSubstring("does not serve scheduling.k8s.io"))
+
+		// An upgraded cluster serves them; a lost pod must still join its own kind.
+		w.reconciler.GangServed = true
+		w.kill(ctx, "lite-0-eg-0")
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)["lite-0-eg-0"].Spec.SchedulingGroup).To(BeNil())
+	})
+
+	It("makes no pods when a gang is required and cannot be had", func(ctx context.Context) {
+		w.reconciler.GangServed = false
+		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Gang = v1alpha1.GangRequired }))
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(BeEmpty())
+		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(HavePrefix("False/GangNotServed"))
+	})
+
+	It("does not restart pods when the operator is upgraded to other images", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		before := w.pods(ctx, name)
+		w.reconciler.Images.Runtime, w.reconciler.Images.Server = "findep/runtime:2", "findep/server:2"
+		w.settle(ctx, name)
+		w.kill(ctx, "lite-0-eg-0")
+		w.settle(ctx, name)
+		after := w.pods(ctx, name)
+		Expect(after["lite-0-ag-0"].UID).To(Equal(before["lite-0-ag-0"].UID))
+		Expect(after["lite-0-eg-0"].Spec.Containers[0].Image).To(Equal("findep/server:1"))
+	})
+
+	It("puts right what somebody changed in a child", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+		var service corev1.Service
+		key := types.NamespacedName{Namespace: w.namespace, Name: name}
+		Expect(k8s.Get(ctx, key, &service)).To(Succeed())
+		service.Spec.Selector = map[string]string{"app": "other"}
+		Expect(k8s.Update(ctx, &service)).To(Succeed())
+		w.settle(ctx, name)
+		Expect(k8s.Get(ctx, key, &service)).To(Succeed())
+		Expect(service.Spec.Selector).To(HaveKeyWithValue(v1alpha1.LabelLeader, "true"))
+	})
+
+	It("leaves alone an object of the same name that it does not own", func(ctx context.Context) {
+		Expect(k8s.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Name: "mine", Namespace: w.namespace, Labels: render.DeploymentLabels(name),
+		}})).To(Succeed())
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(0))
+		w.settle(ctx, name)
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "mine"}, &corev1.ConfigMap{})).To(Succeed())
+	})
+
+	It("rotates certificates without a moment in which ranks distrust each other", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		leaf := func() map[string][]byte {
+			GinkgoHelper()
+			var s corev1.Secret
+			Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.TLSSecretName(name, 0)}, &s)).To(Succeed())
+			return s.Data
+		}
+		first := leaf()
+		w.clock.SetTime(w.clock.Now().Add(identity.DefaultLeafTTL * 3 / 4))
+		w.settle(ctx, name)
+		second := leaf()
+		Expect(second[identity.CertFile]).NotTo(Equal(first[identity.CertFile]))
+		Expect(second[identity.CAFile]).To(Equal(first[identity.CAFile]))
+
+		w.clock.SetTime(w.clock.Now().Add(identity.DefaultCATTL * 3 / 4))
+		w.settle(ctx, name)
+		third := leaf()
+		Expect(strings.Count(string(third[identity.CAFile]), "BEGIN CERTIFICATE")).To(Equal(2), "old and next authority are trusted")
+		w.clock.SetTime(w.clock.Now().Add(2 * time.Hour))
+		w.settle(ctx, name)
+		fourth := leaf()
+		Expect(fourth[identity.CertFile]).NotTo(Equal(third[identity.CertFile]))
+		Expect(strings.Count(string(fourth[identity.CAFile]), "BEGIN CERTIFICATE")).To(Equal(2), "the previous authority stays trusted")
+	})
+
+	It("converges although each write fails once", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		seen := map[string]bool{}
+		w.writes.fail = func(write string) error {
+			if !seen[write] {
+				seen[write] = true
+				return errors.New("the API server is having a bad day")
+			}
+			return nil
+		}
+		for range 20 {
+			_, _ = w.reconciler.Reconcile(ctx, w.request(name))
+		}
+		w.writes.fail = nil
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		Expect(w.get(ctx, name).Status.ObservedGeneration).To(BeEquivalentTo(1))
+	})
+
+	It("says in status that a write failed", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.writes.fail = func(write string) error {
+			if strings.Contains(write, "PodApply") {
+				return errors.New("exceeded quota: gpus")
+			}
+			return nil
+		}
+		_, err := w.reconciler.Reconcile(ctx, w.request(name))
+		Expect(err).To(MatchError(ContainSubstring("exceeded quota")))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(And(HavePrefix("False/ReconcileFailed"), ContainSubstring("exceeded quota: gpus")))
+		Expect(w.get(ctx, name).Status.ObservedGeneration).To(BeZero())
+	})
+
+	It("takes the profile from the labels of nodes", func(ctx context.Context) {
+		node := wrappers.Node("gpu-"+w.namespace, map[string]string{"pool": w.namespace, "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"})
+		Expect(k8s.Create(ctx, node)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(k8s.Delete(ctx, node)).To(Succeed()) })
+		w.create(ctx, wrappers.MoEDeployment(name).Profile("").With(func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Groups.Attention.NodeSelector = map[string]string{"pool": w.namespace}
+			s.Groups.Expert.NodeSelector = map[string]string{"pool": w.namespace}
+		}))
+		w.settle(ctx, name)
+		Expect(w.get(ctx, name).Status.Profiles[0].Name).To(Equal("h100-sxm"))
+	})
+
+	It("ends quietly when the object is gone", func(ctx context.Context) {
+		Expect(w.reconcile(ctx, "absent").RequeueAfter).To(BeZero())
+	})
+})
