@@ -24,6 +24,9 @@ NATIVE_CXXFLAGS ?= -O3
 NATIVE_FLAGS := -std=c++17 -fopenmp-simd -fPIC -fvisibility=hidden -Wall -Wextra -Wconversion -Werror \
 	-Ikernels -Ikernels/include -I$(OPENBLAS_INCLUDE)
 
+# See kernels/cpu/blas_memory.cc.
+NATIVE_WRAP := --wrap=blas_memory_alloc --wrap=blas_memory_free
+
 NATIVE_SOURCES := $(wildcard kernels/cpu/*.cc)
 NATIVE_TEST_SOURCES := $(wildcard kernels/tests/*.cc)
 NATIVE_OBJECTS := $(NATIVE_SOURCES:%.cc=$(NATIVE_BUILD)/%.o)
@@ -60,7 +63,7 @@ $(NATIVE_BUILD)/%.o: %.cc | $(OPENBLAS_LIB)
 # C++ runtime inside cannot clash with others in the same process (those of a
 # CUDA library, say), and nothing else is to be linked but libc and libm.
 $(NATIVE_LIBRARY): $(NATIVE_OBJECTS) hack/make/native.mk | $(OPENBLAS_LIB)
-	ld -r -o $(NATIVE_BUILD)/findep_cpu.o $(NATIVE_OBJECTS) $(OPENBLAS_LIB) \
+	ld -r $(NATIVE_WRAP) -o $(NATIVE_BUILD)/findep_cpu.o $(NATIVE_OBJECTS) $(OPENBLAS_LIB) \
 		$(shell $(NATIVE_CXX) -print-file-name=libstdc++.a) $(shell $(NATIVE_CXX) -print-file-name=libgcc_eh.a)
 	objcopy --strip-debug --keep-global-symbol=findep_backend_cpu $(NATIVE_BUILD)/findep_cpu.o
 	rm -f $@
@@ -80,10 +83,10 @@ $(NATIVE_TSAN)/%.o: %.cc | $(OPENBLAS_LIB) $(GTEST_HEADER)
 	$(NATIVE_CXX) $(NATIVE_FLAGS) -O1 -g -DFINDEP_NO_CLONES $(NATIVE_TSAN_FLAGS) -MMD -MP -c $< -o $@
 
 $(NATIVE_ASAN)/tests: $(NATIVE_SOURCES:%.cc=$(NATIVE_ASAN)/%.o) $(NATIVE_TEST_SOURCES:%.cc=$(NATIVE_ASAN)/%.o)
-	$(NATIVE_CXX) $(NATIVE_ASAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) -lgtest -lpthread -lm
+	$(NATIVE_CXX) $(NATIVE_ASAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) $(NATIVE_WRAP:%=-Wl,%) -lgtest -lpthread -lm
 
 $(NATIVE_TSAN)/tests: $(NATIVE_SOURCES:%.cc=$(NATIVE_TSAN)/%.o) $(NATIVE_TEST_SOURCES:%.cc=$(NATIVE_TSAN)/%.o)
-	$(NATIVE_CXX) $(NATIVE_TSAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) -lgtest -lpthread -lm
+	$(NATIVE_CXX) $(NATIVE_TSAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) $(NATIVE_WRAP:%=-Wl,%) -lgtest -lpthread -lm
 
 native-test: $(NATIVE_ASAN)/tests $(NATIVE_TSAN)/tests ## Run the C++ tests under sanitizers.
 	@echo "== thread sanitizer"
