@@ -151,6 +151,16 @@ func from(t testing.TB, m transport.Mesh, peer int) transport.Link {
 	return l
 }
 
+// noise is what payloads are cut from; two cuts at different places differ.
+var noise = func() []byte {
+	b := make([]byte, 2<<20)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], random.Uint64())
+	}
+	return b
+}()
+
 // message derives header and parts from who sends what, so that the receiver
 // can tell exactly what must arrive.
 func message(sender, receiver, index int) (transport.Header, [][]byte) {
@@ -158,10 +168,9 @@ func message(sender, receiver, index int) (transport.Header, [][]byte) {
 	sizes := []int{0, 1, 47, 48, 16<<10 - 48, 16 << 10, 16<<10 + 1, 100_000, 1 << 20}
 	parts := make([][]byte, random.IntN(5))
 	for i := range parts {
-		parts[i] = make([]byte, sizes[random.IntN(len(sizes))])
-		for j := 0; j+8 <= len(parts[i]); j += 8 {
-			binary.LittleEndian.PutUint64(parts[i][j:], random.Uint64())
-		}
+		size := sizes[random.IntN(len(sizes))]
+		at := random.IntN(len(noise) - size)
+		parts[i] = noise[at : at+size]
 	}
 	return transport.Header{
 		Step: uint64(index), Layer: random.Uint32(), MicroBatch: random.Uint32(), Segment: random.Uint32(),
