@@ -5,6 +5,7 @@ package servingtest
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -35,13 +36,25 @@ func (s service) ReportServing(ctx context.Context, r *agentpb.ServingReport) (*
 func ServeSocket(tb testing.TB, e *Engine) (socket string, stop func()) {
 	tb.Helper()
 	socket = filepath.Join(tb.TempDir(), "engine.sock")
+	return socket, ServeAt(tb, socket, e)
+}
+
+// ServeAt is ServeSocket at a given path. A socket that is there is replaced,
+// as by a sidecar that restarts.
+func ServeAt(tb testing.TB, socket string, e *Engine) (stop func()) {
+	tb.Helper()
+	if err := os.RemoveAll(socket); err != nil {
+		tb.Fatal(err)
+	}
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	// The socket that lies there later belongs to the next server.
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
 	server := grpc.NewServer()
 	agentpb.RegisterEngineServer(server, service{engine: e})
 	go func() { _ = server.Serve(listener) }()
 	tb.Cleanup(server.Stop)
-	return socket, server.Stop
+	return server.Stop
 }
