@@ -75,6 +75,9 @@ type Plan struct {
 	// Chunks is the number of causal chunks a prefill sample is cut into;
 	// 1 means whole samples.
 	Chunks int `json:"chunks"`
+	// ChunkBoundaries says where chunks of unequal length end; empty means
+	// that all have the same length.
+	ChunkBoundaries Boundaries `json:"chunkBoundaries,omitempty"`
 }
 
 // Validate reports the first field that no rank could execute, naming the
@@ -107,12 +110,19 @@ func (p Plan) Validate() error {
 	if p.Policy == Sequential && p.R1 != 1 {
 		return fmt.Errorf("plan: r1 is %d; policy Sequential has exactly one micro-batch", p.R1)
 	}
-	return nil
+	return p.validateBoundaries()
 }
 
 // String is the short form used in logs, events and printer columns.
 func (p Plan) String() string {
-	return fmt.Sprintf("%s m_a=%d r1=%d r2=%d %s", p.Policy, p.MicroBatchSize, p.R1, p.R2, p.Order)
+	s := fmt.Sprintf("%s m_a=%d r1=%d r2=%d %s", p.Policy, p.MicroBatchSize, p.R1, p.R2, p.Order)
+	if p.Chunks > 1 {
+		s += fmt.Sprintf(" chunks=%d", p.Chunks)
+	}
+	if p.ChunkBoundaries != "" {
+		s += fmt.Sprintf(" at %s permille", p.ChunkBoundaries)
+	}
+	return s
 }
 
 // Hash returns the first 16 hex digits of the SHA-256 of v's canonical JSON.
