@@ -50,10 +50,8 @@ func (c *AttentionConfig) validate() error {
 		return fmt.Errorf("weights have %d layers, the model %d", len(c.Weights.Layers), c.Shape.Layers)
 	case c.MaxContextTokens < 1 || c.MaxContextTokens > c.Shape.MaxPositionEmbeddings:
 		return fmt.Errorf("a context of %d tokens is asked for; the model allows 1 to %d", c.MaxContextTokens, c.Shape.MaxPositionEmbeddings)
-	case c.MaxStepTokens < 1 || c.MaxStepTokens > MaxStepTokens:
-		return fmt.Errorf("a step of %d tokens is asked for; 1 to %d are possible", c.MaxStepTokens, MaxStepTokens)
 	}
-	return nil
+	return checkStepTokens(c.MaxStepTokens, c.Shape)
 }
 
 // validateRanks checks the parts of a configuration that both roles have.

@@ -48,10 +48,8 @@ func (c *ExpertConfig) validate() error {
 		return fmt.Errorf("weights are of experts [%d, %d); this rank holds [%d, %d)", c.Weights.First, c.Weights.Last, first, last)
 	case len(c.Weights.Layers) != c.Shape.MoELayers():
 		return fmt.Errorf("weights have %d MoE layers, the model %d", len(c.Weights.Layers), c.Shape.MoELayers())
-	case c.MaxStepTokens < 1 || c.MaxStepTokens > MaxStepTokens:
-		return fmt.Errorf("a step of %d tokens is asked for; 1 to %d are possible", c.MaxStepTokens, MaxStepTokens)
 	}
-	return nil
+	return checkStepTokens(c.MaxStepTokens, c.Shape)
 }
 
 // ExpertRank runs the expert group's part of steps. Run and Close may be called

@@ -34,9 +34,11 @@ package executor
 import (
 	"fmt"
 
+	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/sampling"
 	"github.com/findep/findep-operator/runtime/schedule"
+	"github.com/findep/findep-operator/runtime/transport"
 )
 
 // LogitsMode says for which tokens of a piece logits are computed.
@@ -151,9 +153,16 @@ type Result struct {
 	Started, Nanoseconds int64
 }
 
-// MaxStepTokens bounds the tokens an attention rank can be configured to take
-// in one step, so that no message exceeds the transport's limits.
-const MaxStepTokens = 1 << 18
+// checkStepTokens tells whether a step of n tokens per rank is possible: the
+// rows of all of them must fit one message.
+func checkStepTokens(n int, s *model.Shape) error {
+	row := 4*int64(s.HiddenSize) + 4 + 8*int64(s.MoE.ExpertsPerToken)
+	most := min(transport.MaxRows, transport.MaxPairs/int64(s.MoE.ExpertsPerToken), (transport.MaxPayloadBytes-4)/row)
+	if n < 1 || int64(n) > most {
+		return fmt.Errorf("a step of %d tokens is asked for; 1 to %d are possible, so that their rows fit one message", n, most)
+	}
+	return nil
+}
 
 // pieces returns the pieces of an attention rank.
 func (s *Step) pieces(rank int) []Piece {
