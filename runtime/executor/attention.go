@@ -152,11 +152,11 @@ func (a *AttentionRank) reserve() error {
 		return err
 	}
 	a.cache = cache
-	return a.memory.init(&a.config, a.compute0())
+	return a.memory.init(&a.config, a.computeStream())
 }
 
-// compute0 is the compute stream.
-func (a *AttentionRank) compute0() backend.Stream { return a.lanes[0].stream }
+// computeStream is the compute stream.
+func (a *AttentionRank) computeStream() backend.Stream { return a.lanes[0].stream }
 
 func (a *AttentionRank) release() {
 	a.memory.free()

@@ -38,7 +38,7 @@ func (a *AttentionRank) synchronized(err error) error {
 	if err != nil {
 		return err
 	}
-	return a.compute0().Synchronize()
+	return a.computeStream().Synchronize()
 }
 
 func (a *AttentionRank) hiddenOf(b *batch) backend.Matrix { return a.memory.hidden.view(b.from, b.to) }
@@ -50,7 +50,7 @@ func (a *AttentionRank) dense(b *batch) error {
 		return nil
 	}
 	h, x := a.hiddenOf(b), a.normedOf(b)
-	if err := a.compute0().Embed(h, a.config.Weights.Embedding, b.ids); err != nil {
+	if err := a.computeStream().Embed(h, a.config.Weights.Embedding, b.ids); err != nil {
 		return err
 	}
 	for i := range a.shape.DenseLayers {
@@ -79,13 +79,13 @@ func (a *AttentionRank) attention(b *batch, layer int) error {
 			return fmt.Errorf("packing segment %d: %w", j, err)
 		}
 	}
-	if err := a.compute0().Synchronize(); err != nil {
+	if err := a.computeStream().Synchronize(); err != nil {
 		return err
 	}
 	for _, s := range b.segments {
 		if s.from == s.to {
 			clear(s.starts)
-		} else if err := a.memory.rowStart.pull(a.compute0(), s.rowStart, s.rowStart+len(s.starts)); err != nil {
+		} else if err := a.memory.rowStart.pull(a.computeStream(), s.rowStart, s.rowStart+len(s.starts)); err != nil {
 			return err
 		}
 	}
@@ -96,7 +96,7 @@ func (a *AttentionRank) attention(b *batch, layer int) error {
 // normed.
 func (a *AttentionRank) attend(b *batch, layer int) error {
 	h, x, w := a.hiddenOf(b), a.normedOf(b), &a.config.Weights.Layers[layer]
-	stream, eps := a.compute0(), float32(a.shape.RMSNormEpsilon)
+	stream, eps := a.computeStream(), float32(a.shape.RMSNormEpsilon)
 	if err := stream.RMSNorm(x, h, w.InputNorm, eps); err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (a *AttentionRank) mla(b *batch, x backend.Matrix, layer int) (backend.Matr
 	if err != nil {
 		return q, err
 	}
-	ops := a.compute0()
+	ops := a.computeStream()
 	// The rotated parts move to the end of each absorbed head; rows of these
 	// views are heads.
 	heads := n * at.Heads
@@ -174,19 +174,19 @@ func (a *AttentionRank) queries(x backend.Matrix, w *weights.AttentionLayer, n i
 		return q, err
 	}
 	if at.QLoRARank == 0 {
-		return q, a.compute0().MatMul(q, x, w.Q, false)
+		return q, a.computeStream().MatMul(q, x, w.Q, false)
 	}
 	latent, err := a.memory.take(1, n, at.QLoRARank)
 	if err != nil {
 		return q, err
 	}
-	if err := a.compute0().MatMul(latent, x, w.QA, false); err != nil {
+	if err := a.computeStream().MatMul(latent, x, w.QA, false); err != nil {
 		return q, err
 	}
-	if err := a.compute0().RMSNorm(latent, latent, w.QANorm, float32(a.shape.RMSNormEpsilon)); err != nil {
+	if err := a.computeStream().RMSNorm(latent, latent, w.QANorm, float32(a.shape.RMSNormEpsilon)); err != nil {
 		return q, err
 	}
-	return q, a.compute0().MatMul(q, latent, w.QB, false)
+	return q, a.computeStream().MatMul(q, latent, w.QB, false)
 }
 
 // cacheLatents writes [c_kv ; k_pe] of the new tokens to the cache.
@@ -196,7 +196,7 @@ func (a *AttentionRank) cacheLatents(b *batch, x backend.Matrix, layer int) erro
 	if err != nil {
 		return err
 	}
-	ops := a.compute0()
+	ops := a.computeStream()
 	if err := ops.MatMul(kv, x, w.KVA, false); err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (a *AttentionRank) gqa(b *batch, x backend.Matrix, layer int) (backend.Matr
 	if err != nil {
 		return v, err
 	}
-	ops := a.compute0()
+	ops := a.computeStream()
 	if err := ops.MatMul(v, x, w.V, false); err != nil {
 		return v, err
 	}
@@ -246,7 +246,7 @@ func (a *AttentionRank) gqa(b *batch, x backend.Matrix, layer int) (backend.Matr
 
 // rotatedHeads projects x to heads, normalises and rotates each.
 func (a *AttentionRank) rotatedHeads(b *batch, scratch int, x, w, norm backend.Matrix, heads int) (backend.Matrix, error) {
-	dim, ops := a.shape.Attention.HeadDim, a.compute0()
+	dim, ops := a.shape.Attention.HeadDim, a.computeStream()
 	v, err := a.memory.take(scratch, b.tokens(), heads*dim)
 	if err != nil {
 		return v, err
@@ -273,7 +273,7 @@ func (a *AttentionRank) gated(h, x backend.Matrix, w *weights.AttentionLayer) er
 	if err != nil {
 		return err
 	}
-	ops := a.compute0()
+	ops := a.computeStream()
 	if err := ops.MatMul(both, x, w.GateUp, false); err != nil {
 		return err
 	}
@@ -289,11 +289,11 @@ func (a *AttentionRank) route(b *batch, w *weights.AttentionLayer) error {
 	if err != nil {
 		return err
 	}
-	if err := a.compute0().MatMul(logits, a.normedOf(b), w.Router, false); err != nil {
+	if err := a.computeStream().MatMul(logits, a.normedOf(b), w.Router, false); err != nil {
 		return fmt.Errorf("router logits: %w", err)
 	}
 	m := &a.memory
-	err = a.compute0().Router(m.routeWeights.view(b.from, b.to), m.routeExperts.view(b.from, b.to), logits, w.RouterBias, routerArgs(a.shape))
+	err = a.computeStream().Router(m.routeWeights.view(b.from, b.to), m.routeExperts.view(b.from, b.to), logits, w.RouterBias, routerArgs(a.shape))
 	if err != nil {
 		return fmt.Errorf("router: %w", err)
 	}
@@ -307,7 +307,7 @@ func (a *AttentionRank) dispatch(b *batch, s *segment) error {
 	}
 	m, first, last := &a.memory, b.from+s.from, b.from+s.to
 	rows, pairs := (s.to-s.from)*a.copies(), (s.to-s.from)*a.shape.MoE.ExpertsPerToken
-	return a.compute0().Dispatch(backend.DispatchArgs{
+	return a.computeStream().Dispatch(backend.DispatchArgs{
 		Experts: m.routeExperts.view(first, last), Weights: m.routeWeights.view(first, last), ExpertStart: m.expertStart,
 		RowStart: m.rowStart.view(s.rowStart, s.rowStart+len(s.starts)), RowToken: m.rowToken.view(s.row, s.row+rows),
 		PairStart:  m.pairStart.view(s.pairStart, s.pairStart+rows+1),
@@ -325,7 +325,7 @@ func (a *AttentionRank) combine(b *batch) error {
 			if first == last {
 				continue
 			}
-			if err := a.compute0().CombineRows(h, a.memory.received.view(first, last), a.memory.rowToken.view(first, last)); err != nil {
+			if err := a.computeStream().CombineRows(h, a.memory.received.view(first, last), a.memory.rowToken.view(first, last)); err != nil {
 				return fmt.Errorf("segment %d, rows from rank %d: %w", j, a.links[e].rank, err)
 			}
 		}

@@ -240,7 +240,7 @@ func (a *AttentionRank) reserveIota(n int) error {
 	for i := range numbers {
 		numbers[i] = int32(i)
 	}
-	return backend.WriteInt32s(a.compute0(), a.memory.iota.all, numbers)
+	return backend.WriteInt32s(a.computeStream(), a.memory.iota.all, numbers)
 }
 
 // segments fills the segments of micro-batch i.
@@ -278,7 +278,7 @@ func (a *AttentionRank) arguments() error {
 	if err != nil {
 		return err
 	}
-	if err := a.compute0().CopyIn(all.Buffer, 0, bytesOfInts(m.host)); err != nil {
+	if err := a.computeStream().CopyIn(all.Buffer, 0, bytesOfInts(m.host)); err != nil {
 		return err
 	}
 	for i := range a.batches {

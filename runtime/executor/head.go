@@ -39,11 +39,11 @@ func (a *AttentionRank) head(b *batch) error {
 			return err
 		}
 	}
-	return a.compute0().Synchronize()
+	return a.computeStream().Synchronize()
 }
 
 func (a *AttentionRank) headRows(b *batch, from, to int) error {
-	m, w, ops := &a.memory, a.config.Weights, a.compute0()
+	m, w, ops := &a.memory, a.config.Weights, a.computeStream()
 	x, err := m.headRows.rows(to - from)
 	if err != nil {
 		return err
