@@ -7,6 +7,7 @@ import (
 	"math"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/findep/findep-operator/runtime/backend"
@@ -136,10 +137,10 @@ func matrixOf(t *testing.T, dev backend.Device, s backend.Stream, rows, cols int
 	return m
 }
 
-// testEventOrder hands a value from one stream to another many times, each on
-// its own goroutine, with an event for each step.
+// testEventOrder lets two streams, each on its own goroutine, change one value
+// in turn: one doubles it, the other adds one, so that any other order shows.
 func testEventOrder(t *testing.T, dev backend.Device) {
-	const rounds = 50
+	const rounds = 20
 	a, b := newStream(t, dev), newStream(t, dev)
 	total, one := matrixOf(t, dev, a, 8, 64, 0), matrixOf(t, dev, a, 8, 64, 1)
 	var events [2 * rounds]backend.Event
@@ -147,14 +148,14 @@ func testEventOrder(t *testing.T, dev backend.Device) {
 		events[i] = newEvent(t, dev)
 	}
 	var wg sync.WaitGroup
-	turn := func(s backend.Stream, first int) {
+	turn := func(s backend.Stream, first int, summand backend.Matrix) {
 		for i := first; i < len(events); i += 2 {
 			if i > 0 {
 				if err := s.Wait(events[i-1]); err != nil {
 					t.Errorf("wait %d: %v", i, err)
 				}
 			}
-			if err := s.Add(total, total, one); err != nil {
+			if err := s.Add(total, total, summand); err != nil {
 				t.Errorf("add %d: %v", i, err)
 			}
 			if err := s.Record(events[i]); err != nil {
@@ -165,16 +166,16 @@ func testEventOrder(t *testing.T, dev backend.Device) {
 			t.Error(err)
 		}
 	}
-	wg.Go(func() { turn(a, 0) })
-	wg.Go(func() { turn(b, 1) })
+	wg.Go(func() { turn(a, 0, total) })
+	wg.Go(func() { turn(b, 1, one) })
 	wg.Wait()
 	got, err := backend.ReadFloat32s(a, total)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, v := range got {
-		if v != 2*rounds {
-			t.Fatalf("element %d is %v after %d additions of one", i, v, 2*rounds)
+		if v != 1<<rounds-1 {
+			t.Fatalf("element %d is %v; in turn it becomes %d", i, v, 1<<rounds-1)
 		}
 	}
 }
@@ -184,8 +185,9 @@ func testEventOrder(t *testing.T, dev backend.Device) {
 func testEventWaitFirst(t *testing.T, dev backend.Device) {
 	a, b, e := newStream(t, dev), newStream(t, dev), newEvent(t, dev)
 	x, y := matrixOf(t, dev, a, 1, 4, 1), matrixOf(t, dev, a, 1, 4, 0)
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
 		for range 2 {
 			if err := b.Wait(e); err != nil {
 				t.Errorf("wait: %v", err)
@@ -194,13 +196,23 @@ func testEventWaitFirst(t *testing.T, dev backend.Device) {
 		if err := b.Add(y, x, x); err != nil {
 			t.Error(err)
 		}
-	})
+	}()
+	// Time for a wait that does not block to show itself; a slow machine can
+	// hide the fault but not invent one.
+	for range 100 {
+		time.Sleep(100 * time.Microsecond)
+		select {
+		case <-done:
+			t.Fatal("waiting for an event that was never recorded returned")
+		default:
+		}
+	}
 	for _, err := range []error{a.Add(x, x, x), a.Add(x, x, x), a.Record(e), a.Record(e)} {
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	wg.Wait()
+	<-done
 	if got, err := backend.ReadFloat32s(b, y); err != nil || got[0] != 8 {
 		t.Errorf("read %v, %v; want 8: the waiting stream ran ahead", got, err)
 	}
