@@ -18,7 +18,9 @@
 // independent; an Event orders them. A method may return an error at once
 // (bad shapes, an unsupported type) or the stream may keep the first failure
 // of an asynchronous operation and return it from Synchronize. No operation
-// panics, and none allocates memory that outlives it.
+// panics, and none allocates device memory; a stream may keep bounded scratch
+// of its own until it is closed. Zero rows are valid everywhere. Outputs must
+// not overlap inputs except where an operation says so.
 //
 // A Stream is used by one goroutine at a time. Everything else is safe for
 // concurrent use.
@@ -261,6 +263,8 @@ const (
 // uses score + bias; weights use the score alone. With Groups > 1 the experts
 // form equal contiguous groups and only the best TopKGroups compete, a group's
 // score being its maximum, or the sum of its two largest with GroupTop2.
+// Normalize divides the weights by their sum + 1e-20. Scale multiplies them and
+// must not be 0.
 type RouterArgs struct {
 	Experts, TopK      int
 	Groups, TopKGroups int
@@ -277,7 +281,7 @@ type RouterArgs struct {
 // there, ascending, are rows [RowStart[e], RowStart[e+1]) of RowToken. Row r
 // has the pairs [PairStart[r], PairStart[r+1]) with PairExpert (numbered from
 // 0 within the rank, ascending) and PairWeight. PairStart counts from 0 over
-// all ranks.
+// all ranks. What lies beyond the last row and pair is left as it was.
 type DispatchArgs struct {
 	// Experts I32 [n,TopK] and Weights F32 [n,TopK] come from Router.
 	Experts, Weights Matrix
