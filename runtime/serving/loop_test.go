@@ -153,6 +153,7 @@ func TestStopFromTheSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, maxTokens := range []int{4, 50} {
 			e := servingtest.New()
+			e.OnStep = func(*agentpb.StepRequest) { time.Sleep(time.Second) }
 			l, stop := runLoop(e, serving.Config{})
 			synctest.Wait()
 			s := newSink()
@@ -186,6 +187,49 @@ func TestShutdownEndsWhatIsLeft(t *testing.T) {
 		}
 		if _, err := l.Submit(nil); err == nil {
 			t.Error("a request after the end was accepted")
+		}
+	})
+}
+
+// TestAbortedIsNeverGivenUp: however often the instance re-forms, the request
+// goes on, unlike with errors that promise nothing.
+func TestAbortedIsNeverGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := servingtest.New()
+		e.Fault = func(step int) servingtest.Fault {
+			if step >= 2 && step < 12 {
+				return []servingtest.Fault{servingtest.Reformed, servingtest.LostBefore}[step%2]
+			}
+			return servingtest.None
+		}
+		l, stop := runLoop(e, serving.Config{})
+		defer stop()
+		synctest.Wait()
+		s, _ := submit(t, l, []int32{1, 2, 3}, 5)
+		<-s.ended
+		if diff := cmp.Diff(e.Generate([]int32{1, 2, 3}, nil, 5, nil), s.tokens); diff != "" || s.reason != serving.FinishLength {
+			t.Errorf("ended with %q, %v; tokens (-want +got):\n%s", s.reason, s.err, diff)
+		}
+	})
+}
+
+// TestSmallerInstanceSaysSo: a request that the re-formed instance cannot hold
+// ends with an error instead of waiting for ever.
+func TestSmallerInstanceSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := servingtest.New()
+		e.OnStep = func(*agentpb.StepRequest) { time.Sleep(time.Second) }
+		l, stop := runLoop(e, serving.Config{})
+		defer stop()
+		synctest.Wait()
+		s, _ := submit(t, l, []int32{1, 2, 3}, 100)
+		time.Sleep(2500 * time.Millisecond)
+		e.Context = 50
+		e.Break()
+		<-s.ended
+		var refusal *serving.Refusal
+		if s.reason != serving.FinishAbort || !errors.As(s.err, &refusal) || refusal.Code != "context_length_exceeded" {
+			t.Errorf("ended with %q and %v", s.reason, s.err)
 		}
 	})
 }

@@ -70,13 +70,11 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) {
 
 // accept checks a request and submits it.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request) (*call, []serving.ID, error) {
-	// The body's deadline must not outlast the body: it would cancel the
-	// request's context while the completion is computed. Not every
-	// ResponseWriter has deadlines; those of tests need none.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(s.BodyTimeout))
+	// net/http takes the deadline back once the body has been read, so it does
+	// not bound the completion. Not every ResponseWriter has deadlines; those
+	// of tests need none.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.BodyTimeout))
 	request, err := decodeRequest(w, r, s.MaxBodyBytes)
-	_ = control.SetReadDeadline(time.Time{})
 	if err != nil {
 		return nil, nil, err
 	}

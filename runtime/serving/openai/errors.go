@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"os"
 	"strconv"
 
 	"github.com/findep/findep-operator/runtime/serving"
@@ -57,6 +58,8 @@ func errorResponse(err error) (int, apiError) {
 	switch {
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge, body(fmt.Sprintf("the request body exceeds %d bytes", tooLarge.Limit), "invalid_request_error", "", "request_too_large")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout, body("the request body did not arrive in time", "invalid_request_error", "", "request_timeout")
 	case errors.As(err, &unknown):
 		return http.StatusNotFound, body(unknown.Error(), "invalid_request_error", "model", "model_not_found")
 	case !errors.As(err, &refusal):

@@ -3,11 +3,13 @@
 package openai_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -339,6 +341,26 @@ func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 	texts, _ := gather(s.stream(nil))
 	if texts[0] != s.expect("The quick brown fox", 16) {
 		t.Errorf("%q", texts[0])
+	}
+}
+
+func TestBodyThatNeverEnds(t *testing.T) {
+	s := start(t, servingtest.New(), func(_ *serving.Config, c *openai.Config) { c.BodyTimeout = 50 * time.Millisecond }).ready()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"model\""); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(r.Body)
+	if r.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(b), "did not arrive in time") {
+		t.Errorf("status %d: %s", r.StatusCode, b)
 	}
 }
 
