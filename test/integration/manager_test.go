@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/moedeployment"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/test/wrappers"
+)
+
+// These specs run the manager, to prove that watches bring about the passes that
+// the other specs call themselves.
+var _ = Describe("The manager", Ordered, func() {
+	const (
+		name   = "watched"
+		within = 60 * time.Second
+	)
+	var w *world
+
+	BeforeAll(func(ctx context.Context) {
+		w = newWorld(ctx)
+		mgr, err := ctrl.NewManager(config, ctrl.Options{
+			Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
+			Cache: cache.Options{
+				ByObject:          moedeployment.CacheObjects(),
+				DefaultNamespaces: map[string]cache.Config{w.namespace: {}},
+			},
+		})
+		Expect(err).NotTo(HaveOccurred())
+		gang, err := moedeployment.GangServed(mgr.GetRESTMapper())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(gang).To(BeTrue(), "the API server of the tests serves PodGroups")
+		r := &moedeployment.Reconciler{
+			Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("findep-operator"),
+			Clock: clock.RealClock{}, Observer: w.leader, Images: images, GangServed: gang, ClusterReads: true,
+		}
+		Expect(r.SetupWithManager(mgr, 1)).To(Succeed())
+		running, stop := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- mgr.Start(running) }()
+		DeferCleanup(func() {
+			stop()
+			Eventually(done).WithTimeout(within).Should(Receive(BeNil()))
+		})
+		w.create(ctx, wrappers.MoEDeployment(name))
+	})
+
+	podNames := func(ctx context.Context) func() int {
+		return func() int { return len(w.pods(ctx, name)) }
+	}
+
+	It("makes a new deployment's pods", func(ctx context.Context) {
+		Eventually(podNames(ctx)).WithTimeout(within).Should(Equal(5))
+	})
+
+	It("notices that pods became ready", func(ctx context.Context) {
+		w.run(ctx, name)
+		Eventually(func() string { return w.condition(ctx, name, v1alpha1.ConditionAvailable) }).
+			WithTimeout(within).Should(HavePrefix("True/"))
+	})
+
+	It("notices that a pod is gone", func(ctx context.Context) {
+		uid := w.pods(ctx, name)["watched-0-eg-0"].UID
+		w.kill(ctx, "watched-0-eg-0")
+		Eventually(func() types.UID {
+			if p := w.pods(ctx, name)["watched-0-eg-0"]; p != nil {
+				return p.UID
+			}
+			return uid
+		}).WithTimeout(within).ShouldNot(Equal(uid))
+	})
+
+	It("notices that a Service was deleted", func(ctx context.Context) {
+		key := types.NamespacedName{Namespace: w.namespace, Name: render.HeadlessServiceName(name)}
+		var service corev1.Service
+		Expect(k8s.Get(ctx, key, &service)).To(Succeed())
+		Expect(k8s.Delete(ctx, &service)).To(Succeed())
+		Eventually(func() error { return k8s.Get(ctx, key, &service) }).WithTimeout(within).Should(Succeed())
+	})
+
+	It("notices a GPUProfile for its nodes", func(ctx context.Context) {
+		node := wrappers.Node("watched-"+w.namespace, map[string]string{"pool": w.namespace})
+		profile := wrappers.GPUProfile("watched-"+w.namespace).Selector("pool", w.namespace).Obj()
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Groups = v1alpha1.GroupsSpec{} })
+		Eventually(func() string { return w.get(ctx, name).Status.Profiles[0].Name }).
+			WithTimeout(within).Should(Equal("cpu"))
+		for _, o := range []client.Object{node, profile} {
+			Expect(k8s.Create(ctx, o)).To(Succeed())
+			DeferCleanup(func(ctx context.Context) { Expect(k8s.Delete(ctx, o)).To(Succeed()) })
+		}
+		Eventually(func() string { return w.get(ctx, name).Status.Profiles[0].Name }).
+			WithTimeout(within).Should(Equal(profile.Name))
+	})
+
+	It("writes nothing at rest", func(ctx context.Context) {
+		// What is not at rest yet comes to rest within a poll or two.
+		Eventually(func() bool {
+			before := w.get(ctx, name).ResourceVersion
+			time.Sleep(7 * time.Second)
+			return w.get(ctx, name).ResourceVersion == before
+		}).WithTimeout(within).WithPolling(time.Millisecond).Should(BeTrue())
+	})
+})
