@@ -61,7 +61,7 @@ test-native: native-test ## Tests of the kernels in C++, with sanitizers.
 
 .PHONY: test-integration
 test-integration: ## Controller tests against a real API server.
-	$(GO) run ./hack/localcluster build --only kube-apiserver,etcd,kubectl
+	$(GO) run ./hack/localcluster build envtest
 	$(GO) test $(TEST_FLAGS) $(CLUSTER_PACKAGES)
 
 .PHONY: test-e2e
@@ -81,12 +81,12 @@ generate: ## Regenerate deep copies, CRDs, RBAC, protocol buffers and the chart'
 	hack/generate.sh
 
 .PHONY: lint
-lint: tools ## Run golangci-lint.
-	$(FINDEP_CACHE)/tools/golangci-lint run ./...
+lint: ## Run golangci-lint.
+	@. hack/lib.sh && use_tools golangci-lint && golangci-lint run ./...
 
 .PHONY: tools
-tools: ## Build the pinned development tools of hack/tools.
-	hack/tools.sh
+tools: ## Build the pinned development tools of hack/tools into the cache.
+	$(GO) run ./hack/localcluster build tools
 
 .PHONY: verify
 verify: ## Regenerate, lint, check imports, and require a clean tree.

@@ -8,9 +8,8 @@ cd "$(dirname "$0")/.."
 . hack/lib.sh
 
 hack/prerequisites.sh
-build_localcluster
 keep=yes
-if [ -z "${KUBECONFIG:-}" ] && ! "$FINDEP_CACHE/tools/localcluster" status >/dev/null 2>&1; then keep=no; fi
+if [ -z "${KUBECONFIG:-}" ] && ! localcluster status >/dev/null 2>&1; then keep=no; fi
 [ "${FINDEP_KEEP_CLUSTER:-}" = 1 ] && keep=yes
 trap '[ $keep = yes ] || hack/stack.sh down' EXIT
 hack/stack.sh up

@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=hack/lib.sh
 . hack/lib.sh
 
-build_tool controller-gen
-gen="$FINDEP_CACHE/tools/controller-gen"
+use_tools controller-gen
+gen=controller-gen
 header='headerFile="hack/boilerplate.go.txt"'
 "$gen" object:"$header" applyconfiguration:"$header" paths=./api/...
 "$gen" crd:headerFile=hack/boilerplate.yaml.txt paths=./api/... output:crd:artifacts:config=config/crd/bases

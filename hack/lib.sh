@@ -8,11 +8,21 @@ export FINDEP_CACHE
 # step TEXT prints one progress line with the seconds since the script began.
 step() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 
-# build_localcluster builds the cluster command into the cache.
-build_localcluster() {
-  mkdir -p "$FINDEP_CACHE/tools"
-  CGO_ENABLED=0 go build -o "$FINDEP_CACHE/tools/localcluster" ./hack/localcluster
+# localcluster runs the cluster command, which also builds the pinned programs
+# and tools; it is compiled once per script.
+localcluster() {
+  if [ -z "${localcluster_built:-}" ]; then
+    mkdir -p "$FINDEP_CACHE/tools"
+    CGO_ENABLED=0 go build -o "$FINDEP_CACHE/tools/localcluster" ./hack/localcluster
+    localcluster_built=yes
+  fi
+  "$FINDEP_CACHE/tools/localcluster" "$@"
 }
 
-# build_tool NAME builds one pinned development tool unless it is there.
-build_tool() { hack/tools.sh "$1"; }
+# use_tools NAME... builds pinned tools (minutes the first time, then cached)
+# and puts them on the PATH.
+use_tools() {
+  localcluster build "$@"
+  PATH="$(localcluster bin-dir):$PATH"
+  export PATH
+}

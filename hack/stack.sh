@@ -16,7 +16,7 @@ env_file=build/stack.env
 local_images() {
   local tag=$1
   step "Loading images into the nodes"
-  local load=("$FINDEP_CACHE/tools/localcluster" load-image)
+  local load=(localcluster load-image)
   "${load[@]}" --name "localhost/findep/manager:$tag" --binary bin/manager=/manager --entrypoint /manager
   "${load[@]}" --name "localhost/findep/server:$tag" --binary bin/server=/server --entrypoint /server
   "${load[@]}" --name "localhost/findep/runtime:$tag" --binary bin/runtime=/runtime --entrypoint /runtime --base-libs auto
@@ -31,20 +31,16 @@ up() {
     tag=${FINDEP_IMAGE_TAG:?with KUBECONFIG set, FINDEP_IMAGE_TAG must name the tag of the images}
     pull=IfNotPresent
     step "Using the cluster of KUBECONFIG=$KUBECONFIG"
-    build_tool helm
-    export PATH="$FINDEP_CACHE/tools:$PATH"
+    use_tools helm kubectl
   else
     step "Building the binaries"
     make --no-print-directory build
-    build_localcluster
-    step "Building the cluster's own binaries (minutes the first time, then cached)"
-    "$FINDEP_CACHE/tools/localcluster" build
-    build_tool helm
+    step "Building the cluster's own programs (minutes the first time, then cached)"
+    use_tools cluster helm
     step "Starting the local cluster"
-    "$FINDEP_CACHE/tools/localcluster" up
-    KUBECONFIG=$("$FINDEP_CACHE/tools/localcluster" kubeconfig)
+    localcluster up
+    KUBECONFIG=$(localcluster kubeconfig)
     export KUBECONFIG
-    export PATH="$("$FINDEP_CACHE/tools/localcluster" bin-dir):$FINDEP_CACHE/tools:$PATH"
     registry=localhost/findep pull=Never
     tag=$(sha256sum bin/manager bin/runtime bin/server | sha256sum | cut -c1-12)
     local_images "$tag"
@@ -63,6 +59,6 @@ EOF
 
 case "${1:-}" in
   up) up ;;
-  down) build_localcluster; "$FINDEP_CACHE/tools/localcluster" down ;;
+  down) localcluster down ;;
   *) echo "usage: hack/stack.sh up|down" >&2; exit 2 ;;
 esac

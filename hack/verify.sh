@@ -21,8 +21,8 @@ go vet ./...
 step "Checking who imports whom"
 go test ./test/policy
 step "Linting"
-build_tool golangci-lint
-"$FINDEP_CACHE/tools/golangci-lint" run ./...
+use_tools golangci-lint
+golangci-lint run ./...
 step "Looking for changes"
 after=$(git status --porcelain)
 [ "$before" = "$after" ] || { echo "generated files were out of date; commit these:" >&2; diff <(echo "$before") <(echo "$after") >&2; exit 1; }

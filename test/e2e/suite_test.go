@@ -73,7 +73,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 })
 
 // Each failed spec shows what a person would look at first.
-var _ = ReportAfterEach(func(ctx context.Context, report SpecReport) {
+var _ = ReportAfterEach(func(ctx SpecContext, report SpecReport) {
 	if report.Failed() {
 		dumpNamespace(ctx)
 	}
