@@ -210,7 +210,7 @@ func TestLeaderOutlivesItsSidecar(t *testing.T) {
 	<-started
 	go first() // Waits for the step, which is held.
 	close(release)
-	e.Break()
+	e.Break(nil)
 	servingtest.ServeAt(t, socket, e)
 	if got, want := <-answer, expect("In the beginning"); got != want {
 		t.Errorf("after the restart: %q, want %q", got, want)

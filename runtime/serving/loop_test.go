@@ -224,8 +224,7 @@ func TestSmallerInstanceSaysSo(t *testing.T) {
 		synctest.Wait()
 		s, _ := submit(t, l, []int32{1, 2, 3}, 100)
 		time.Sleep(2500 * time.Millisecond)
-		e.Context = 50
-		e.Break()
+		e.Break(func(e *servingtest.Engine) { e.Context = 50 })
 		<-s.ended
 		var refusal *serving.Refusal
 		if s.reason != serving.FinishAbort || !errors.As(s.err, &refusal) || refusal.Code != "context_length_exceeded" {

@@ -178,14 +178,23 @@ func (t *Tokenizer) buildPreTokenizer(file *tokenizerJSON) error {
 	return nil
 }
 
-func (t *Tokenizer) buildVocabulary(file *tokenizerJSON) error {
-	m := &file.Model
-	if m.Type != "BPE" && m.Type != "" || m.ByteFallback || m.ContinuingSubwordPrefix != "" || m.EndOfWordSuffix != "" || m.Dropout != nil && *m.Dropout != 0 {
+// checkKind refuses what would need another algorithm than plain BPE.
+func (m *modelJSON) checkKind() error {
+	plain := (m.Type == "BPE" || m.Type == "") && !m.ByteFallback && m.ContinuingSubwordPrefix == "" && m.EndOfWordSuffix == ""
+	if !plain || m.Dropout != nil && *m.Dropout != 0 {
 		return fmt.Errorf("model: type %q, byte_fallback %v, continuing_subword_prefix %q, end_of_word_suffix %q or dropout is not plain byte-level BPE, which alone is supported",
 			m.Type, m.ByteFallback, m.ContinuingSubwordPrefix, m.EndOfWordSuffix)
 	}
 	if len(m.Vocab) == 0 {
 		return errors.New("model.vocab is empty")
+	}
+	return nil
+}
+
+func (t *Tokenizer) buildVocabulary(file *tokenizerJSON) error {
+	m := &file.Model
+	if err := m.checkKind(); err != nil {
+		return err
 	}
 	if m.IgnoreMerges {
 		t.model.whole = make(map[string]int32, len(m.Vocab))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"reflect"
@@ -168,12 +169,13 @@ func refuseUnsupported(fields map[string]any) error {
 }
 
 func (q *completionRequest) checkSampling() error {
+	outside := func(v *float64, least, most float64) bool { return v != nil && (*v < least || *v > most) }
 	switch {
 	case q.MaxTokens != nil && *q.MaxTokens < 1:
 		return invalid("max_tokens", "max_tokens is %d; it must be at least 1", *q.MaxTokens)
-	case q.Temperature != nil && !(*q.Temperature >= 0 && *q.Temperature <= 2):
+	case outside(q.Temperature, 0, 2):
 		return invalid("temperature", "temperature is %v; it must lie between 0 and 2", *q.Temperature)
-	case q.TopP != nil && !(*q.TopP > 0 && *q.TopP <= 1):
+	case outside(q.TopP, math.SmallestNonzeroFloat64, 1):
 		return invalid("top_p", "top_p is %v; it must be above 0 and at most 1", *q.TopP)
 	case q.TopK != nil && (*q.TopK < -1 || *q.TopK > 1<<30):
 		return invalid("top_k", "top_k is %d; it must be positive, or 0 or -1 for no limit", *q.TopK)
@@ -193,7 +195,8 @@ func (q *completionRequest) sampling(random func() uint64) *agentpb.Sampling {
 		s.Temperature = float32(*q.Temperature)
 	}
 	if q.TopP != nil {
-		s.TopP = float32(*q.TopP)
+		// A value that rounds to 0 would mean no limit to the engine.
+		s.TopP = max(float32(*q.TopP), math.SmallestNonzeroFloat32)
 	}
 	if q.TopK != nil {
 		s.TopK = uint32(max(*q.TopK, 0))

@@ -148,10 +148,14 @@ func (e *Engine) Steps() (steps, mixed, widest int) {
 	return e.steps, e.mixed, e.widest
 }
 
-// Break ends the epoch between two steps.
-func (e *Engine) Break() {
+// Break ends the epoch between two steps. change, unless nil, alters what the
+// next epoch has.
+func (e *Engine) Break(change func(*Engine)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if change != nil {
+		change(e)
+	}
 	e.lose()
 }
 

@@ -95,6 +95,18 @@ func TestOfficialClient(t *testing.T) {
 		t.Errorf("streamed %q with %d tokens, want %q with 24", text, used, want)
 	}
 
+	checkModels(ctx, t, &c)
+
+	params.Model, params.StreamOptions = "another", client.ChatCompletionStreamOptionsParam{}
+	var apiErr *client.Error
+	if _, err := c.Completions.New(ctx, params); !errors.As(err, &apiErr) || apiErr.StatusCode != http.StatusNotFound ||
+		apiErr.Code != "model_not_found" || !strings.Contains(apiErr.Message, model) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func checkModels(ctx context.Context, t *testing.T, c *client.Client) {
+	t.Helper()
 	page, err := c.Models.List(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -104,12 +116,5 @@ func TestOfficialClient(t *testing.T) {
 	}
 	if one, err := c.Models.Get(ctx, model); err != nil || one.ID != model {
 		t.Errorf("model %+v, error %v", one, err)
-	}
-
-	params.Model, params.StreamOptions = "another", client.ChatCompletionStreamOptionsParam{}
-	var apiErr *client.Error
-	if _, err := c.Completions.New(ctx, params); !errors.As(err, &apiErr) || apiErr.StatusCode != http.StatusNotFound ||
-		apiErr.Code != "model_not_found" || !strings.Contains(apiErr.Message, model) {
-		t.Errorf("error %v", err)
 	}
 }
