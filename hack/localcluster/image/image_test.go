@@ -213,16 +213,16 @@ func compile(t *testing.T, output, source string, flags ...string) {
 }
 
 func TestResolvedLibrariesSufficeToRun(t *testing.T) {
-	dir := t.TempDir()
-	lib := filepath.Join(dir, "libinner.so.1")
+	dir, innerDir := t.TempDir(), t.TempDir()
+	lib := filepath.Join(innerDir, "libinner.so.1")
 	compile(t, lib, "int inner(void){return 0;}", "-shared", "-fPIC", "-Wl,-soname,libinner.so.1")
 	outer := filepath.Join(dir, "libouter.so")
 	compile(t, outer, "int inner(void); int outer(void){return inner();}", "-shared", "-fPIC", "-Wl,-soname,libouter.so", lib)
 	program := filepath.Join(dir, "program")
 	compile(t, program, "#include <math.h>\n#include <stdio.h>\nint outer(void);\nint main(int c,char**v){printf(\"%.0f\\n\",sqrt(c+48.0));return outer();}",
-		outer, "-Wl,-rpath,$ORIGIN", "-Wl,-rpath-link,"+dir, "-lm")
+		outer, "-Wl,-rpath,$ORIGIN", "-Wl,-rpath-link,"+innerDir, "-lm")
 	resolver := SystemResolver()
-	resolver.Dirs = append(resolver.Dirs, dir) // The inner library is found only here.
+	resolver.Dirs = append(resolver.Dirs, innerDir) // The outer library is found by the program's RUNPATH.
 	libraries, err := resolver.Resolve(program)
 	if err != nil {
 		t.Fatal(err)
