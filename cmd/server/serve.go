@@ -70,7 +70,7 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	log.Info("serving", "address", listener.Addr().String(), "model", instance.Model.Name, "vocabulary", tok.VocabSize(), "socket", o.socket)
 	err = serveHTTP(ctx, handler, listener, log, func(server *http.Server) error {
 		loop.Drain()
-		log.Info("draining", "running", loop.Status().Stats.Running, "waiting", loop.Status().Stats.Waiting, "timeout", o.drainTimeout)
+		log.Info("draining", "running", loop.Status().Stats.Running, "waiting", loop.Status().Stats.Waiting, "timeout", o.drainTimeout.String())
 		drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
 		defer cancel()
 		err := server.Shutdown(drainCtx)

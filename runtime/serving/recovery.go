@@ -48,7 +48,7 @@ func (l *Loop) failed(ctx context.Context, err error) []Event {
 	l.recovery.due = true
 	switch code {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled:
-		l.log.Warn("the step was lost; its sequences will be computed again", "epoch", l.scheduler.Limits().Epoch, "code", code, "error", err)
+		l.log.Warn("the step was lost; its sequences will be computed again", "epoch", l.scheduler.Limits().Epoch, "code", code.String(), "error", err)
 		l.lost()
 		return nil
 	case codes.InvalidArgument:
@@ -56,7 +56,7 @@ func (l *Loop) failed(ctx context.Context, err error) []Event {
 		return l.scheduler.Refused(&Refusal{Kind: Failed, Message: "the engine refused the request: " + status.Convert(err).Message()})
 	}
 	l.recovery.failures++
-	l.log.Error("the step failed", "code", code, "attempt", l.recovery.failures, "error", err)
+	l.log.Error("the step failed", "code", code.String(), "attempt", l.recovery.failures, "error", err)
 	if l.recovery.failures < maxFailures {
 		l.lost()
 		return nil

@@ -65,7 +65,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) {
 		err = s.whole(w, r, c)
 	}
 	s.Log.Info("completion", "id", c.head.ID, "prompts", len(ids), "promptTokens", c.promptTokens,
-		"completionTokens", c.usage().CompletionTokens, "stream", c.request.Stream, "duration", s.Now().Sub(started), "error", err)
+		"completionTokens", c.usage().CompletionTokens, "stream", c.request.Stream, "milliseconds", s.Now().Sub(started).Milliseconds(), "error", err)
 }
 
 // accept checks a request and submits it.
