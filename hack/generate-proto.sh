@@ -40,5 +40,10 @@ PATH="$plugins:$PATH" protoc --proto_path=. \
 # protoc's own version is the only thing in the output that the pins above do
 # not fix; drop it so that another protoc gives the same bytes.
 for file in "${files[@]}"; do
-  sed -i -E '/^\/\/ (- )?\s*protoc\s+v/d' "${file%.proto}.pb.go" "${file%.proto}_grpc.pb.go" 2>/dev/null || true
+  for generated in "${file%.proto}.pb.go" "${file%.proto}_grpc.pb.go"; do
+    # A file without a service has no second one.
+    if [[ -f "$generated" ]]; then
+      sed -i -E '/^\/\/ (- )?\s*protoc\s+\(?v/d' "$generated"
+    fi
+  done
 done
