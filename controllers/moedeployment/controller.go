@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,6 +27,9 @@ const configOwner = client.FieldOwner("findep-operator-config")
 
 // pollInterval is how often a running leader is read.
 const pollInterval = 5 * time.Second
+
+// conflictRetry is how soon a pass that read an old object is repeated.
+const conflictRetry = 200 * time.Millisecond
 
 // Reconciler reconciles MoEDeployments.
 type Reconciler struct {
@@ -114,12 +118,16 @@ func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 		s.recordEvents(r.Recorder)
 		return nil
 	}
-	err := r.Client.Status().Patch(ctx, s.deployment, client.MergeFrom(s.original))
-	if err != nil {
-		// The object may be gone; then there is nobody to tell.
-		if client.IgnoreNotFound(err) == nil {
-			return nil
-		}
+	// The lock makes a pass that read an old object, from a cache that lags, write
+	// nothing and tell nothing; it is repeated when the cache has caught up.
+	base := client.MergeFromWithOptions(s.original, client.MergeFromWithOptimisticLock{})
+	switch err := r.Client.Status().Patch(ctx, s.deployment, base); {
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err):
+		s.requeue(conflictRetry)
+		return nil
+	case err != nil:
 		return fmt.Errorf("write the status: %w", err)
 	}
 	s.recordEvents(r.Recorder)

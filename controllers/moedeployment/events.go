@@ -35,27 +35,36 @@ func (s *scope) recordEvents(recorder events.EventRecorder) {
 		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
 			continue
 		}
+		if quiet(kind, after) {
+			continue
+		}
 		kindOfEvent := corev1.EventTypeNormal
-		if after.Status == metav1.ConditionFalse && bad(kind, after.Reason) {
+		if after.Status == metav1.ConditionFalse && !onTheWay(after.Reason) {
 			kindOfEvent = corev1.EventTypeWarning
 		}
-		if after.Status != metav1.ConditionUnknown {
-			recorder.Eventf(s.deployment, nil, kindOfEvent, after.Reason, kind, "%s", clip(after.Message))
-		}
+		recorder.Eventf(s.deployment, nil, kindOfEvent, after.Reason, kind, "%s", clip(after.Message))
 	}
 }
 
-// bad tells what needs attention from the normal stages on the way to serving.
-func bad(kind, reason string) bool {
-	switch reason {
-	case v1alpha1.ReasonStarting, v1alpha1.ReasonForming, v1alpha1.ReasonDeleting,
-		v1alpha1.ReasonPodsNotCreated, v1alpha1.ReasonWaitingForScheduler:
-		return false
-	case v1alpha1.ReasonPending:
-		// Scheduled=False/Unschedulable is the warning.
-		return kind != v1alpha1.ConditionAvailable
+// quiet tells which changes say nothing that another event does not.
+func quiet(kind string, c *metav1.Condition) bool {
+	if c.Status == metav1.ConditionUnknown {
+		return true
 	}
-	return true
+	switch c.Reason {
+	case v1alpha1.ReasonPodsNotCreated, v1alpha1.ReasonWaitingForScheduler, v1alpha1.ReasonAllFieldsActedOn:
+		return true
+	case v1alpha1.ReasonPending, v1alpha1.ReasonInfeasible, v1alpha1.ReasonGangNotServed:
+		// Scheduled, Feasible or ModelResolved tell why.
+		return kind == v1alpha1.ConditionAvailable
+	}
+	return false
+}
+
+// onTheWay tells the normal stages on the way to serving from what needs
+// attention.
+func onTheWay(reason string) bool {
+	return reason == v1alpha1.ReasonStarting || reason == v1alpha1.ReasonForming || reason == v1alpha1.ReasonDeleting
 }
 
 func clip(text string) string {

@@ -157,11 +157,8 @@ func (s *scope) computeObserved(st *v1alpha1.MoEDeploymentStatus) {
 	}
 	i, o := s.instances[at], s.instances[at].observation
 	st.Observed = observedStatus(i.index, o)
-	switch {
-	case o.Prefill != nil:
-		st.Plan = planStatus(&o.Prefill.Plan, v1alpha1.PlanFromLeader, v1alpha1.PhasePrefill)
-	case o.Decode != nil:
-		st.Plan = planStatus(&o.Decode.Plan, v1alpha1.PlanFromLeader, v1alpha1.PhaseDecode)
+	if phase, p := s.phaseInUse(o); p != nil {
+		st.Plan = planStatus(&p.Plan, v1alpha1.PlanFromLeader, phase)
 	}
 	if st.Plan != nil && i.scheduleHash != "" {
 		st.Plan.InUse = v1alpha1.PlanStale
@@ -169,6 +166,16 @@ func (s *scope) computeObserved(st *v1alpha1.MoEDeploymentStatus) {
 			st.Plan.InUse = v1alpha1.PlanCurrent
 		}
 	}
+}
+
+// phaseInUse is the phase whose plan is shown: prefill, where the schedule
+// matters most, unless only decode has run under the policy of now.
+func (s *scope) phaseInUse(o *plan.Observation) (v1alpha1.Phase, *plan.PhaseObservation) {
+	current := func(p *plan.PhaseObservation) bool { return p != nil && p.Plan.Policy == s.resolved.Schedule.Policy }
+	if o.Prefill == nil || current(o.Decode) && !current(o.Prefill) {
+		return v1alpha1.PhaseDecode, o.Decode
+	}
+	return v1alpha1.PhasePrefill, o.Prefill
 }
 
 func planStatus(p *plan.Plan, source v1alpha1.PlanSource, phase v1alpha1.Phase) *v1alpha1.PlanStatus {
