@@ -535,8 +535,9 @@ func TestRefusals(t *testing.T) {
 				if got != tc.reason {
 					t.Errorf("refused for %q, want %q", got, tc.reason)
 				}
-			case err := <-connected:
-				t.Fatalf("the dialler ended with %v before any refusal", err)
+			case <-time.After(20 * time.Second):
+				t.Error("nothing was refused")
+				cancel()
 			}
 			if tc.want == "" {
 				cancel()
