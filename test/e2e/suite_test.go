@@ -73,8 +73,8 @@ var _ = BeforeSuite(func(ctx context.Context) {
 })
 
 // Each failed spec shows what a person would look at first.
-var _ = ReportAfterEach(func(ctx SpecContext, report SpecReport) {
-	if report.Failed() {
+var _ = AfterEach(func(ctx context.Context) {
+	if CurrentSpecReport().Failed() {
 		dumpNamespace(ctx)
 	}
 })
