@@ -158,7 +158,7 @@ func TestWriteIsReproducible(t *testing.T) {
 		}
 		return string(data)
 	}
-	if write() != write() {
+	if first, second := write(), write(); first != second {
 		t.Error("the same files at another place and time give another archive")
 	}
 }

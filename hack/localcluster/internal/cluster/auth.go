@@ -85,7 +85,10 @@ func authFiles(o Options, now time.Time) (map[string][]byte, error) {
 	// The kubelets let in this certificate's group for logs, exec and
 	// port-forward, and nobody else.
 	err = ca.issue(files, "kubelet-client", x509.Certificate{
-		Subject:     pkix.Name{CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
+		Subject: pkix.Name{
+			CommonName:   "kube-apiserver-kubelet-client",
+			Organization: []string{"system:masters"}, //nolint:misspell // The name of a field.
+		},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {

@@ -81,7 +81,7 @@ func (r record) kill() {
 	if err != nil {
 		return
 	}
-	defer process.Release()
+	defer func() { _ = process.Release() }()
 	if r.alive() {
 		_ = process.Kill()
 	}
