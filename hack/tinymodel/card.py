@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 
+import corpus
 import settings
 
 TEMPLATE = """---
@@ -97,7 +98,7 @@ def card(report, reference):
     return TEMPLATE.format(
         **config, parameters=report["parameters"], shared_width=config["n_shared_experts"] * config["moe_intermediate_size"],
         sequence=settings.SEQUENCE, threads=settings.THREADS, checkpoint_bytes=report["checkpointBytes"],
-        training_tokens=report["trainingTokens"], held_out_tokens=report["heldOutTokens"], hold_out=24,
+        training_tokens=report["trainingTokens"], held_out_tokens=report["heldOutTokens"], hold_out=corpus.HOLD_OUT_EVERY,
         steps=report["steps"], tokens_seen=report["tokensSeen"], passes=report["tokensSeen"] / report["trainingTokens"],
         minutes=report["seconds"] / 60, perplexity=report["heldOutPerplexity"], loss=report["heldOutLoss"],
         bits_per_byte=report["heldOutBitsPerByte"], smallest_share=report["smallestExpertShare"],
