@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 sample=config/samples/findep_v1alpha1_moedeployment.yaml
 name=tiny
 namespace=default
-prompt=${PROMPT:-"Once upon a time"}
+prompt=${PROMPT:-"And it came to pass in those days,"}
 
 up() {
   hack/prerequisites.sh

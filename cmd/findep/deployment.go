@@ -23,22 +23,27 @@ func printDeployment(out io.Writer, d *v1alpha1.MoEDeployment) error {
 		line("schedule", "%s, from the %s, %s", s.Plan.Summary, s.Plan.Source, s.Plan.Phase)
 	}
 	if s.Predicted != nil {
-		line("predicted", "%d tokens/s from the GPU profile", s.Predicted.TokensPerSecond)
+		line("expected", "%d tokens/s for spec.workload, from the GPU profile, before anything was measured", s.Predicted.TokensPerSecond)
 	}
 	if o := s.Observed; o != nil {
-		line("measured", "%d tokens/s", o.TokensPerSecond)
-		for _, p := range []struct {
-			name  string
-			phase *v1alpha1.PhaseStatus
-		}{{"prefill", o.Prefill}, {"decode", o.Decode}} {
-			if p.phase != nil {
-				line(p.name, "%.1f ms a step predicted by the leader, %.1f ms measured (%s)",
-					float64(p.phase.PredictedMicroseconds)/1000, float64(p.phase.MeasuredMicroseconds)/1000, p.phase.Plan)
-			}
-		}
+		printPhase(line, "prefill", o.Prefill)
+		printPhase(line, "decode", o.Decode)
 	}
 	if s.Split == nil && s.Plan == nil {
 		return fmt.Errorf("the MoEDeployment %s has no status yet; is the operator running?", d.Name)
 	}
 	return nil
+}
+
+// printPhase shows the leader's prediction, which rests on the stages that it
+// measured, beside what the steps took. A sample is one token in decode.
+func printPhase(line func(label, format string, args ...any), name string, p *v1alpha1.PhaseStatus) {
+	if p == nil || p.PredictedMicroseconds == 0 || p.MeasuredMicroseconds == 0 {
+		return
+	}
+	predicted, measured := float64(p.PredictedMicroseconds)/1e6, float64(p.MeasuredMicroseconds)/1e6
+	line(name, "%.1f ms a step predicted, %.1f measured (%s)", 1e3*predicted, 1e3*measured, p.Plan)
+	if name == "decode" {
+		line("", "%.0f tokens/s predicted, %.0f measured", float64(p.Samples)/predicted, float64(p.Samples)/measured)
+	}
 }

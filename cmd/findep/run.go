@@ -55,7 +55,7 @@ are (mutual TLS, rendezvous, tcp transport), completes the prompt and stops them
 With -o json the result is {"text", "tokens", "split", "plan",
 "predictedTokensPerSecond", "measuredTokensPerSecond"}; the rates are those of
 the decode steps, or of the prefill if one token was asked for.`,
-		Example: "  findep run --model test/testdata/tinymodel --attention 2 --expert 2 --prompt 'Once upon a time' --max-tokens 32",
+		Example: "  findep run --model test/testdata/tinymodel --attention 2 --expert 2 --prompt 'And it came to pass in those days,' --max-tokens 32",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.validate(); err != nil {
