@@ -71,7 +71,7 @@ Share of the assignments per expert on the held-out text:
 |---|{expert_rule}
 {expert_rows}
 
-Loss (nats per token, mean since the row before) and balance loss (1 is even):
+Loss (nats per token) and balance loss (1 is even), means over the 20 steps before:
 
 | step | loss | balance |
 |---:|---:|---:|
