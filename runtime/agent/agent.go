@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -187,7 +188,16 @@ func (a *agent) connect() error {
 	return err
 }
 
-func (a *agent) rendezvousLog(message string, kv ...any) { a.log.Info(message, kv...) }
+// rendezvousLog names other ranks "peer", since "rank" is this one.
+func (a *agent) rendezvousLog(message string, kv ...any) {
+	named := slices.Clone(kv)
+	for i := 0; i < len(named); i += 2 {
+		if named[i] == "rank" {
+			named[i] = "peer"
+		}
+	}
+	a.log.Info(message, named...)
+}
 
 func (a *agent) address(port int) string {
 	return net.JoinHostPort(a.options.ListenHost, strconv.Itoa(port))
@@ -267,7 +277,10 @@ func (a *agent) status() rankStatus {
 	m := a.member.State()
 	s.Phase, s.Epoch, s.Ready = string(m.Phase), m.Epoch, m.Ready
 	if a.leader != nil && s.Ready && a.leader.readyEpoch() == 0 {
-		s.Ready, s.Message = false, "measuring the stages"
+		s.Ready, s.Message = false, "the leader opens the epoch"
+		if !a.leader.planner.measured() {
+			s.Message = "the leader measures the stages"
+		}
 		return s
 	}
 	if !s.Ready {

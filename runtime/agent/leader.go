@@ -129,7 +129,9 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
 	measured := float64(elapsed) / float64(time.Millisecond)
-	l.record(shape, choice, measured)
+	if shape.samples > 0 {
+		l.record(shape, choice, measured)
+	}
 	return &agentpb.StepResponse{
 		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),
 		MeasuredMilliseconds: measured, PredictedMilliseconds: choice.predicted,

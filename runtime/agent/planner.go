@@ -65,6 +65,9 @@ func (p *planner) describe() string {
 
 // choose returns the plan for a batch under the given configuration.
 func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
+	if shape.samples == 0 {
+		return choice{plan: whole(shape, in)}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.memoOf != in {
@@ -100,19 +103,22 @@ func (p *planner) remembered(shape batchShape, in *plan.Instance) (plan.Plan, bo
 	return chosen, ok
 }
 
-// solve falls back to one whole batch where the solver has no answer, which is
-// always executable.
+// whole runs the batch without cutting it, which is always possible.
+func whole(shape batchShape, in *plan.Instance) plan.Plan {
+	return plan.Plan{Policy: in.Schedule.Policy, MicroBatchSize: max(1, shape.largest), R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+}
+
+// solve falls back to the whole batch where the solver has no answer.
 func (p *planner) solve(shape batchShape, in *plan.Instance) plan.Plan {
-	whole := plan.Plan{Policy: in.Schedule.Policy, MicroBatchSize: max(1, shape.largest), R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
 	if p.stages == nil {
-		return whole
+		return whole(shape, in)
 	}
 	p.solves[shape.phase()]++
 	p.metrics.solves.Inc()
 	r, err := solver.Solve(p.stages.problem(shape, p.model, in), in.Schedule.Policy)
 	if err != nil || r.Plan.Validate() != nil {
 		p.log.Warn("no plan from the solver; running the batch whole", "samples", shape.samples, "tokens", shape.tokens, "reason", err)
-		return whole
+		return whole(shape, in)
 	}
 	return r.Plan
 }

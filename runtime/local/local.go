@@ -204,8 +204,12 @@ func (in *Instance) WriteConfig() error {
 	return nil
 }
 
-// StartRank starts one rank's process, also again after it ended.
+// StartRank starts one rank's process. Where it ran before it waits for that
+// process to end, which still holds the rank's ports.
 func (in *Instance) StartRank(ctx context.Context, rank int) error {
+	if err := in.ended(ctx, rank); err != nil {
+		return err
+	}
 	args := append([]string{}, in.options.Command[1:]...)
 	args = append(args, "--config-dir", in.dir, "--tls-dir", in.tlsDir(), "--socket", in.Socket(rank),
 		"--rank", strconv.Itoa(rank), "--listen-host", Host)
@@ -226,6 +230,21 @@ func (in *Instance) StartRank(ctx context.Context, rank int) error {
 	in.ranks[rank] = p
 	in.mu.Unlock()
 	return nil
+}
+
+func (in *Instance) ended(ctx context.Context, rank int) error {
+	in.mu.Lock()
+	before := in.ranks[rank]
+	in.mu.Unlock()
+	if before == nil {
+		return nil
+	}
+	select {
+	case <-before.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("local instance: rank %d is still running: %w", rank, ctx.Err())
+	}
 }
 
 // Socket is the Engine socket of a rank.
