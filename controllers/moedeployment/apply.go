@@ -8,23 +8,53 @@ import (
 	"fmt"
 	"reflect"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/controllers/render"
 )
 
+// child is an apply configuration of any kind of child.
+type child interface {
+	runtime.ApplyConfiguration
+	GetAPIVersion() *string
+	GetKind() *string
+	GetName() *string
+}
+
 // apply makes a child equal to what was rendered. A child that already holds
 // every rendered field is left alone, so that nothing is written at rest, and
 // what somebody else changed in our fields is put right.
-func (r *Reconciler) apply(ctx context.Context, wanted runtime.ApplyConfiguration, existing client.Object) error {
-	if existing != nil && !reflect.ValueOf(existing).IsNil() {
-		same, err := holds(existing, wanted)
-		if err != nil || same {
+func (r *Reconciler) apply(ctx context.Context, s *scope, wanted child, existing client.Object) error {
+	if existing == nil || reflect.ValueOf(existing).IsNil() {
+		if err := r.ensureFree(ctx, s, wanted); err != nil {
 			return err
 		}
+	} else if same, err := holds(existing, wanted); err != nil || same {
+		return err
 	}
 	return r.Client.Apply(ctx, wanted, FieldOwner, client.ForceOwnership)
+}
+
+// ensureFree refuses to take over an object of the same name that is somebody
+// else's: applying would overwrite it, and deleting the MoEDeployment would
+// delete it. The cache does not know such objects, so this reads past it.
+func (r *Reconciler) ensureFree(ctx context.Context, s *scope, wanted child) error {
+	o := &metav1.PartialObjectMetadata{}
+	o.APIVersion, o.Kind = *wanted.GetAPIVersion(), *wanted.GetKind()
+	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: s.owner.Namespace, Name: *wanted.GetName()}, o)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case !metav1.IsControlledBy(o, s.deployment):
+		return fmt.Errorf("%s %q exists and does not belong to this MoEDeployment; rename or remove one of them", o.Kind, o.Name)
+	}
+	return nil
 }
 
 // holds says whether a live object has every field of an apply configuration.
@@ -84,8 +114,8 @@ func (r *Reconciler) reconcileServices(ctx context.Context, s *scope) error {
 		return nil
 	}
 	headless, leader := render.HeadlessService(s.owner), render.LeaderService(s.owner)
-	if err := r.apply(ctx, headless, s.services[*headless.Name]); err != nil {
+	if err := r.apply(ctx, s, headless, s.services[*headless.Name]); err != nil {
 		return err
 	}
-	return r.apply(ctx, leader, s.services[*leader.Name])
+	return r.apply(ctx, s, leader, s.services[*leader.Name])
 }

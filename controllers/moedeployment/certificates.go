@@ -131,7 +131,7 @@ func (r *Reconciler) reconcileCertificates(ctx context.Context, s *scope) error 
 	if err != nil {
 		return err
 	}
-	if err := r.apply(ctx, render.CASecret(s.owner, a.data), existing); err != nil {
+	if err := r.apply(ctx, s, render.CASecret(s.owner, a.data), existing); err != nil {
 		return err
 	}
 	s.authority = a
@@ -160,5 +160,5 @@ func (r *Reconciler) reconcileInstanceSecret(ctx context.Context, s *scope, i *i
 	if err != nil {
 		return err
 	}
-	return r.apply(ctx, render.InstanceSecret(s.owner, i.index, data), existing)
+	return r.apply(ctx, s, render.InstanceSecret(s.owner, i.index, data), existing)
 }

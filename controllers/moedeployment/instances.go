@@ -95,7 +95,7 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		return err
 	}
 	if in.Gang {
-		if err := r.apply(ctx, render.PodGroup(in), i.group); err != nil {
+		if err := r.apply(ctx, s, render.PodGroup(in), i.group); err != nil {
 			return fmt.Errorf("PodGroup: %w", err)
 		}
 	}
@@ -130,7 +130,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*r
 	if err != nil {
 		return nil, err
 	}
-	if err := r.apply(ctx, wanted, s.configs[*wanted.Name]); err != nil {
+	if err := r.apply(ctx, s, wanted, s.configs[*wanted.Name]); err != nil {
 		return nil, fmt.Errorf("ConfigMap: %w", err)
 	}
 	i.scheduleHash, err = config.ScheduleHash()

@@ -55,33 +55,39 @@ func planRollout(instances []instanceFacts, limits rolloutLimits) []action {
 	actions := make([]action, len(instances))
 	down := 0
 	for i, f := range instances {
-		switch {
-		case !f.wanted:
-			actions[i] = remove
-			continue
-		case !limits.feasible:
-			actions[i] = keep
-		case !f.outdated:
-			actions[i] = complete
-		case f.terminating:
-			// Its successors are made when the names are free.
-			actions[i] = keep
-		case limits.paused:
-			actions[i] = keep
-		case !f.serving:
-			actions[i] = recreate
-		}
-		if !f.serving {
+		actions[i] = unbudgeted(f, limits)
+		if f.wanted && !f.serving {
 			down++
 		}
 	}
-	for i := len(instances) - 1; i >= 0; i-- {
-		f := instances[i]
-		waiting := f.wanted && f.outdated && f.serving && !f.terminating && limits.feasible && !limits.paused
-		if waiting && down < limits.maxUnavailable {
+	for i := len(instances) - 1; i >= 0 && down < limits.maxUnavailable; i-- {
+		if actions[i] == keep && replaceable(instances[i], limits) {
 			actions[i] = recreate
 			down++
 		}
 	}
 	return actions
+}
+
+// unbudgeted is what to do with one instance whatever the others are at.
+func unbudgeted(f instanceFacts, limits rolloutLimits) action {
+	switch {
+	case !f.wanted:
+		return remove
+	case !limits.feasible:
+		return keep
+	case !f.outdated:
+		return complete
+	case replaceable(f, limits) && !f.serving:
+		return recreate
+	default:
+		return keep
+	}
+}
+
+// replaceable says that an instance is to be recreated. One whose old pods are
+// already on their way out is not: its successors are made when the names are
+// free.
+func replaceable(f instanceFacts, limits rolloutLimits) bool {
+	return f.wanted && f.outdated && !f.terminating && limits.feasible && !limits.paused
 }

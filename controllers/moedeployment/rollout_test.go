@@ -36,9 +36,9 @@ func TestPlanRollout(t *testing.T) {
 			want:      []action{recreate, recreate, keep},
 		},
 		"paused": {
-			instances: []instanceFacts{{wanted: true, outdated: true, serving: true}, {wanted: true}},
-			limits:    rolloutLimits{maxUnavailable: 2, feasible: true, paused: true},
-			want:      []action{keep, complete},
+			instances: []instanceFacts{{wanted: true, outdated: true, serving: true}, {wanted: true, outdated: true}, {wanted: true}},
+			limits:    rolloutLimits{maxUnavailable: 3, feasible: true, paused: true},
+			want:      []action{keep, keep, complete},
 		},
 		"infeasible keeps what runs and still scales down": {
 			instances: []instanceFacts{{wanted: true, serving: true}, {wanted: true, outdated: true}, {}},

@@ -157,7 +157,7 @@ func TestTotalChoosesAndKeepsASplit(t *testing.T) {
 func TestProfileOfNodes(t *testing.T) {
 	h100 := map[string]string{resolve.ProductLabel: "NVIDIA-H100-80GB-HBM3", "pool": "a"}
 	mine := wrappers.GPUProfile("mine").Selector(resolve.ProductLabel, "NVIDIA-H100-80GB-HBM3").Memory(80 << 30).Obj()
-	exact := wrappers.GPUProfile("exact").Selector(resolve.ProductLabel, "NVIDIA-H100-80GB-HBM3").Selector("pool", "a").Memory(80 << 30).Obj()
+	exact := wrappers.GPUProfile("only-pool-a").Selector(resolve.ProductLabel, "NVIDIA-H100-80GB-HBM3").Selector("pool", "a").Memory(80 << 30).Obj()
 	cases := map[string]struct {
 		nodes    []map[string]string
 		profiles []v1alpha1.GPUProfile
@@ -169,7 +169,7 @@ func TestProfileOfNodes(t *testing.T) {
 		"preset by product":                      {nodes: []map[string]string{{}, h100}, want: "h100-sxm"},
 		"product without a preset":               {nodes: []map[string]string{{resolve.ProductLabel: "Tesla-K80"}}, want: "cpu"},
 		"own profile before preset":              {nodes: []map[string]string{h100}, profiles: []v1alpha1.GPUProfile{*mine}, want: "mine"},
-		"the more specific profile":              {nodes: []map[string]string{h100}, profiles: []v1alpha1.GPUProfile{*mine, *exact}, want: "exact"},
+		"the more specific profile":              {nodes: []map[string]string{h100}, profiles: []v1alpha1.GPUProfile{*mine, *exact}, want: "only-pool-a"},
 		"nodes that the group may not run on":    {nodes: []map[string]string{h100}, selector: map[string]string{"pool": "b"}, want: "cpu"},
 		"a profile whose nodes are not eligible": {nodes: []map[string]string{h100}, profiles: []v1alpha1.GPUProfile{*mine}, selector: map[string]string{"pool": "b"}, want: "cpu"},
 	}

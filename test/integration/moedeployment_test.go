@@ -347,13 +347,30 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(service.Spec.Selector).To(HaveKeyWithValue(v1alpha1.LabelLeader, "true"))
 	})
 
-	It("leaves alone an object of the same name that it does not own", func(ctx context.Context) {
+	It("leaves alone what it does not own, even with its labels", func(ctx context.Context) {
+		labels := render.DeploymentLabels(name)
+		labels[v1alpha1.LabelInstance] = "5"
 		Expect(k8s.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
-			Name: "mine", Namespace: w.namespace, Labels: render.DeploymentLabels(name),
+			Name: render.ConfigMapName(name, 5), Namespace: w.namespace, Labels: labels,
 		}})).To(Succeed())
-		w.create(ctx, wrappers.MoEDeployment(name).Replicas(0))
+		w.create(ctx, wrappers.MoEDeployment(name))
 		w.settle(ctx, name)
-		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "mine"}, &corev1.ConfigMap{})).To(Succeed())
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.ConfigMapName(name, 5)}, &corev1.ConfigMap{})).To(Succeed())
+	})
+
+	It("does not take over a Service of the same name, and says so", func(ctx context.Context) {
+		mine := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace},
+			Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "mine"}, Ports: []corev1.ServicePort{{Port: 80}}},
+		}
+		Expect(k8s.Create(ctx, mine)).To(Succeed())
+		w.create(ctx, wrappers.MoEDeployment(name))
+		_, err := w.reconciler.Reconcile(ctx, w.request(name))
+		Expect(err).To(MatchError(ContainSubstring(`Service "lite" exists and does not belong`)))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(ContainSubstring(`Service "lite" exists`))
+		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(mine), mine)).To(Succeed())
+		Expect(mine.Spec.Selector).To(Equal(map[string]string{"app": "mine"}))
+		Expect(mine.OwnerReferences).To(BeEmpty())
 	})
 
 	It("rotates certificates without a moment in which ranks distrust each other", func(ctx context.Context) {
