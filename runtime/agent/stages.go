@@ -40,7 +40,7 @@ func (s *stageModel) problem(shape batchShape, m *model.Shape, in *plan.Instance
 	segment := func(c [2]float64) solver.Affine { return solver.Affine{Alpha: c[0], Beta: c[1] / perExpert} }
 	p := &solver.Problem{
 		Stages: solver.Stages{
-			Attention: solver.Affine{Alpha: s.attention[0], Beta: s.attention[1]*tokens + s.attention[2]*shape.pairsPerSample()},
+			Attention: solver.AttentionTime{Alpha: s.attention[0], Beta: s.attention[1]*tokens + s.attention[2]*shape.pairsPerSample()},
 			Shared:    solver.Affine{Alpha: s.shared[0], Beta: s.shared[1] * tokens},
 			Expert:    segment(s.expert),
 			A2E:       segment(s.a2e),

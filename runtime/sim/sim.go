@@ -60,9 +60,9 @@ func Run(s *schedule.Schedule, duration DurationFunc) (*Result, error) {
 	// pass settles all times.
 	for id := range s.Tasks {
 		task := &s.Tasks[id]
-		d := duration(task)
-		if !(d >= 0) || math.IsInf(d, 1) {
-			return nil, fmt.Errorf("sim: %s takes %v ms; durations must be finite and at least 0", task.Name(), d)
+		d, err := checked(task, duration)
+		if err != nil {
+			return nil, err
 		}
 		start := free[task.Resource]
 		for _, dep := range task.Deps {
@@ -75,6 +75,15 @@ func Run(s *schedule.Schedule, duration DurationFunc) (*Result, error) {
 		r.Makespan = max(r.Makespan, end)
 	}
 	return r, nil
+}
+
+// checked is a task's duration, or an error that names the task.
+func checked(task *schedule.Task, duration DurationFunc) (float64, error) {
+	d := duration(task)
+	if !(d >= 0) || math.IsInf(d, 1) {
+		return 0, fmt.Errorf("sim: %s takes %v ms; durations must be finite and at least 0", task.Name(), d)
+	}
+	return d, nil
 }
 
 // Idle returns the time that a resource runs nothing.

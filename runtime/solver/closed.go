@@ -2,37 +2,7 @@
 
 package solver
 
-import (
-	"github.com/findep/findep-operator/runtime/plan"
-	"github.com/findep/findep-operator/runtime/schedule"
-)
-
-// Times are the durations of one task of each kind in milliseconds: attention
-// and shared experts per micro-batch (a, s), the others per segment (c, e, c').
-type Times struct {
-	Attention float64 `json:"attention"`
-	Shared    float64 `json:"shared"`
-	A2E       float64 `json:"a2e"`
-	Expert    float64 `json:"expert"`
-	E2A       float64 `json:"e2a"`
-}
-
-// Duration is the time of a task of a schedule whose tasks of one kind are all
-// alike; it is a sim.DurationFunc.
-func (t Times) Duration(task *schedule.Task) float64 {
-	switch task.Kind {
-	case schedule.Attention:
-		return t.Attention
-	case schedule.Shared:
-		return t.Shared
-	case schedule.A2E:
-		return t.A2E
-	case schedule.Expert:
-		return t.Expert
-	default:
-		return t.E2A
-	}
-}
+import "github.com/findep/findep-operator/runtime/plan"
 
 // as returns the times as the closed forms of a policy see them: PPPipe treats
 // the shared experts as part of attention.
@@ -42,15 +12,6 @@ func (t Times) as(policy plan.Policy) Times {
 		t.Shared = 0
 	}
 	return t
-}
-
-// slowest is Y, the slowest of the three machines a segment passes.
-func (t Times) slowest() float64 { return max(t.A2E, t.Expert, t.E2A) }
-
-// loop is G, the time from the start of a micro-batch's attention until its
-// last segment is back, alone in the machine (Eq. 12).
-func (t Times) loop(r2 int) float64 {
-	return t.Attention + t.A2E + t.Expert + t.E2A + float64(r2-1)*t.slowest()
 }
 
 // Makespan is the exact time of one forward pass over the MoE layers with r1

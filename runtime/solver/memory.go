@@ -4,6 +4,7 @@ package solver
 
 import (
 	"math"
+	"sort"
 
 	"github.com/findep/findep-operator/runtime/plan"
 )
@@ -58,22 +59,47 @@ func (p *Problem) maxTokensPerExpert() float64 {
 	return float64(free) / float64(e.PerTokenBytes)
 }
 
-// segmentRange is the range of r2 for micro-batches of m samples: enough
-// segments that one fits the expert GPUs, and no more than there are tokens on
-// an attention GPU. It is empty (low > high) if the micro-batch is too large.
-func (s *search) segmentRange(m int) (low, high int) {
+// segmentRange is the range of r2 for micro-batches of m samples in q chunks:
+// enough segments that one fits the expert GPUs, and no more than a chunk has
+// tokens. It is empty (low > high) if the micro-batch is too large.
+func (s *search) segmentRange(m, q int) (low, high int) {
 	high = s.maxSegments
-	if tokens := int64(m) * int64(s.p.SequenceTokens); tokens < int64(high) {
+	if tokens := int64(m) * int64(s.p.SequenceTokens) / int64(q); tokens < int64(high) {
 		high = int(tokens)
 	}
 	if s.maxTokens < 0 {
 		return 1, 0
 	}
-	need := math.Ceil(float64(m) * s.p.TokensPerExpertPerSample / s.maxTokens)
+	if math.IsInf(s.maxTokens, 1) {
+		return 1, high
+	}
+	need := math.Ceil(float64(m) * s.p.TokensPerExpertPerSample * s.p.imbalance() / float64(q) / s.maxTokens)
 	if !(need <= float64(high)) {
 		return high + 1, high
 	}
 	return max(1, int(need)), high
+}
+
+// fits tells whether micro-batches of m samples fit the expert GPUs, in some
+// number of chunks.
+func (s *search) fits(m int) bool {
+	for q := 1; q <= s.maxChunks; q++ {
+		if low, high := s.segmentRange(m, q); low <= high {
+			return true
+		}
+	}
+	return false
+}
+
+// chunksNeedMemory tells whether a large micro-batch must be cut to fit the
+// expert GPUs while chunks are allowed. Tokens cannot be cut, so what fits in
+// chunks need not grow evenly with m_a.
+func (s *search) chunksNeedMemory() bool {
+	if s.maxChunks == 1 {
+		return false
+	}
+	low, high := s.segmentRange(s.mostSamples(), 1)
+	return low > 1 || low > high
 }
 
 // Reason says why a problem has no solution.
@@ -126,13 +152,45 @@ func (s *search) memoryInfeasible(m, samples int) *Infeasible {
 	if need := saturatingAdd(a.FixedBytes+a.WorkspaceBytes*int64(m), a.PerSampleBytes, int64(samples)); need > a.UsableBytes {
 		return &Infeasible{Reason: MemoryExceeded, Group: plan.Attention, NeedBytes: need, HaveBytes: a.UsableBytes}
 	}
-	if low, high := s.segmentRange(m); low > high {
-		most := min(s.maxSegments, int(min(int64(m)*int64(s.p.SequenceTokens), plan.MaxR2)))
-		perExpert := float64(m) * s.p.TokensPerExpertPerSample / float64(most)
-		need := e.FixedBytes + int64(min(math.Ceil(perExpert*float64(e.PerTokenBytes)), math.MaxInt64/4))
-		return &Infeasible{Reason: MemoryExceeded, Group: plan.Expert, NeedBytes: need, HaveBytes: e.UsableBytes}
+	if s.fits(m) {
+		return nil
 	}
-	return nil
+	// The fullest GPU holds this much of the smallest segment.
+	perExpert := float64(m) * s.p.TokensPerExpertPerSample * s.p.imbalance() / float64(s.mostParts(m))
+	need := e.FixedBytes + int64(min(math.Ceil(perExpert*float64(e.PerTokenBytes)), math.MaxInt64/4))
+	return &Infeasible{Reason: MemoryExceeded, Group: plan.Expert, NeedBytes: need, HaveBytes: e.UsableBytes}
+}
+
+// mostParts is into how many segments, over all its chunks, a micro-batch can
+// be cut.
+func (s *search) mostParts(m int) int {
+	most := 1
+	for q := 1; q <= s.maxChunks; q++ {
+		tokens := int64(m) * int64(s.p.SequenceTokens) / int64(q)
+		most = max(most, q*int(min(int64(s.maxSegments), tokens)))
+	}
+	return most
+}
+
+// batchInfeasible finds the largest batch that fits.
+func (s *search) batchInfeasible() {
+	if s.infeasible = s.memoryInfeasible(1, 1); s.infeasible != nil {
+		return
+	}
+	fits := func(batch int) bool {
+		m := ceilDiv(batch, s.maxDegree)
+		return m <= s.maxMicroBatch && s.fits(m) && s.p.inFlight(m) >= batch
+	}
+	nearest := sort.Search(s.p.Batch, func(i int) bool { return !fits(i + 1) })
+	m := ceilDiv(s.p.Batch, s.maxDegree)
+	s.infeasible = &Infeasible{}
+	if m <= s.maxMicroBatch {
+		if memory := s.memoryInfeasible(m, s.p.Batch); memory != nil {
+			s.infeasible = memory
+		}
+	}
+	s.infeasible.Reason = BatchExceeded
+	s.infeasible.Nearest = Nearest{Batch: nearest}
 }
 
 // saturatingAdd is base + unit*n without overflow, for non-negative values.

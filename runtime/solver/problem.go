@@ -1,46 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package solver finds the plan (micro-batch size, pipeline degrees, order)
-// that serves the most tokens per second within memory and latency limits.
+// Package solver finds the plan (micro-batch size, pipeline degrees, order,
+// causal chunks) that serves the most tokens per second within memory and
+// latency limits.
 //
-// It has two layers. The stage form (Problem, Solve) knows only linear times
-// per stage and is exact: its answer equals exhaustive search, in microseconds
-// and without allocating. The model form (FromModel, SolveModel, SolveTotal)
-// makes a Problem from a model shape, profiles and a workload, and chooses the
-// split of GPUs into attention and expert group.
+// It has two layers. The stage form (Problem, Solve) knows only times per stage
+// and is exact: its answer equals exhaustive search. Where closed forms of the
+// makespan apply it takes microseconds; elsewhere the makespan comes from an
+// exact recurrence, or for links that both directions share from a simulation,
+// and bounds keep the search short. The model form (NewModel, SolveModel,
+// SolveTotal) makes a Problem from a model shape, profiles and a workload, and
+// chooses the split of GPUs into attention and expert group.
 //
 // Everything is pure and deterministic: equal problems give equal results. A
 // problem without a solution is a Result with Infeasible set; errors are for
-// invalid input only.
+// invalid input and cancellation only.
 package solver
 
-import (
-	"fmt"
-	"math"
-
-	"github.com/findep/findep-operator/runtime/plan"
-	"github.com/findep/findep-operator/runtime/schedule"
-)
-
-// Affine is the time alpha + beta*x of a stage in milliseconds.
-type Affine struct {
-	Alpha float64 `json:"alpha"`
-	Beta  float64 `json:"beta"`
-}
-
-// At evaluates the line.
-func (a Affine) At(x float64) float64 { return a.Alpha + a.Beta*x }
-
-// Stages are the linear models of one layer. Attention and Shared are in
-// samples per micro-batch (m_a); Expert, A2E and E2A in tokens per expert and
-// segment (m_e).
-type Stages struct {
-	Attention Affine `json:"attention"`
-	Shared    Affine `json:"shared"`
-	Expert    Affine `json:"expert"`
-	A2E       Affine `json:"a2e"`
-	E2A       Affine `json:"e2a"`
-}
+import "github.com/findep/findep-operator/runtime/plan"
 
 // Problem is the stage form. Limits with value 0 do not apply.
 type Problem struct {
@@ -62,12 +39,36 @@ type Problem struct {
 	Samples int `json:"samples,omitempty"`
 	// Order restricts the search to one order; Auto or empty tries both.
 	Order plan.Order `json:"order,omitempty"`
+	// PerLayer, if set, holds the stages of each layer in place of Stages, for
+	// layers that differ (hot experts, mixed attention).
+	PerLayer []Stages `json:"perLayer,omitempty"`
 	// ExpertLoadMilliseconds is the time to read all local experts of a layer
 	// from memory: an expert task takes at least that, or the part of it for
-	// the experts it touches, min(1, m_e).
+	// the experts it touches.
 	ExpertLoadMilliseconds float64 `json:"expertLoadMilliseconds,omitempty"`
-	// Outside is the time per micro-batch outside the pipeline (embedding,
-	// dense layers, output head), in samples per micro-batch.
+	// ExpertActivation is top_k/E, the probability that a token uses a given
+	// expert; with it the touched part is the expected one. 0 takes the upper
+	// bound min(1, m_e) instead.
+	ExpertActivation float64 `json:"expertActivation,omitempty"`
+	// ExpertImbalance is the load of the fullest expert GPU relative to the
+	// mean (hot experts); 0 means 1, perfect balance.
+	ExpertImbalance float64 `json:"expertImbalance,omitempty"`
+	// ExpertTileTokens is the number of rows that the experts' GEMM works on
+	// at a time: m_e is rounded up to whole tiles. 0 means no rounding.
+	ExpertTileTokens int `json:"expertTileTokens,omitempty"`
+	// HalfDuplex tells that both directions share one link, which serves the
+	// transfer that became ready first.
+	HalfDuplex bool `json:"halfDuplex,omitempty"`
+	// ExactRemainder costs the last micro-batch of a given batch with the
+	// samples that are left for it, instead of as a full one.
+	ExactRemainder bool `json:"exactRemainder,omitempty"`
+	// Dense is the time of embedding and leading dense layers, which run right
+	// before a micro-batch's first attention; Head that of the output head,
+	// which runs after the pipeline as soon as a micro-batch is back. Both are
+	// on the attention GPUs, in samples per micro-batch.
+	Dense AttentionTime `json:"dense,omitzero"`
+	Head  Affine        `json:"head,omitzero"`
+	// Outside is more time per micro-batch that overlaps with nothing.
 	Outside Affine `json:"outside,omitzero"`
 	// Limits bound the search.
 	Limits Limits `json:"limits,omitzero"`
@@ -85,6 +86,10 @@ type Limits struct {
 	MaxPipelineDegree int `json:"maxPipelineDegree,omitempty"`
 	// MaxSegments bounds r2; default DefaultMaxSegments.
 	MaxSegments int `json:"maxSegments,omitempty"`
+	// MaxChunks bounds the causal chunks of a sample; default 1, whole samples.
+	MaxChunks int `json:"maxChunks,omitempty"`
+	// UnequalChunks allows chunks of different lengths.
+	UnequalChunks bool `json:"unequalChunks,omitempty"`
 	// MakespanMilliseconds bounds the forward pass: the time to first token in
 	// prefill, the time per output token in decode.
 	MakespanMilliseconds float64 `json:"makespanMilliseconds,omitempty"`
@@ -121,140 +126,4 @@ type ExpertMemory struct {
 	// PerTokenBytes are the buffers of all segments in the ring, per token and
 	// expert of a segment.
 	PerTokenBytes int64 `json:"perTokenBytes"`
-}
-
-// Bounds of a valid problem. They keep every computed time finite and every
-// byte count within an int64.
-const (
-	maxMilliseconds = 1e9
-	minMilliseconds = 1e-15
-	maxKappa        = 1e12
-	minKappa        = 1e-12
-	maxTokens       = 1 << 24
-	maxBatch        = 1 << 24
-	maxBytes        = 1 << 50
-	maxUnitBytes    = 1 << 44
-)
-
-// FieldError says which field of the input cannot be used. Field is the JSON
-// path.
-type FieldError struct {
-	Field, Value, Problem string
-}
-
-// Error implements error.
-func (e *FieldError) Error() string {
-	return fmt.Sprintf("%s is %s: %s", e.Field, e.Value, e.Problem)
-}
-
-// Validate returns a FieldError for the first field that is out of bounds.
-func (p *Problem) Validate() error {
-	if err := p.validateTimes(); err != nil {
-		return err
-	}
-	if err := p.validateCounts(); err != nil {
-		return err
-	}
-	switch p.Order {
-	case "", plan.OrderAuto, plan.ASAS, plan.AASS:
-	default:
-		return &FieldError{"order", fmt.Sprintf("%q", string(p.Order)), "use ASAS, AASS or Auto"}
-	}
-	if p.Memory == nil {
-		if p.Batch == 0 && p.Limits.SamplesInFlight == 0 && p.Limits.MaxMicroBatch == 0 && p.Limits.MakespanMilliseconds == 0 {
-			return &FieldError{"limits", "empty", "nothing bounds the batch; give batch, memory, limits.samplesInFlight, limits.maxMicroBatch or limits.makespanMilliseconds"}
-		}
-		return nil
-	}
-	return p.Memory.validate()
-}
-
-func (p *Problem) validateTimes() error {
-	s := &p.Stages
-	sum := 0.0
-	for _, f := range [...]struct {
-		name  string
-		value float64
-	}{
-		{"stages.attention.alpha", s.Attention.Alpha}, {"stages.attention.beta", s.Attention.Beta},
-		{"stages.shared.alpha", s.Shared.Alpha}, {"stages.shared.beta", s.Shared.Beta},
-		{"stages.expert.alpha", s.Expert.Alpha}, {"stages.expert.beta", s.Expert.Beta},
-		{"stages.a2e.alpha", s.A2E.Alpha}, {"stages.a2e.beta", s.A2E.Beta},
-		{"stages.e2a.alpha", s.E2A.Alpha}, {"stages.e2a.beta", s.E2A.Beta},
-		{"expertLoadMilliseconds", p.ExpertLoadMilliseconds},
-		{"outside.alpha", p.Outside.Alpha}, {"outside.beta", p.Outside.Beta},
-		{"limits.makespanMilliseconds", p.Limits.MakespanMilliseconds},
-	} {
-		// Written so that NaN fails too.
-		if f.value != 0 && !(f.value >= minMilliseconds && f.value <= maxMilliseconds) {
-			return &FieldError{f.name, fmt.Sprint(f.value), fmt.Sprintf("must be 0 or between %g and %g milliseconds", minMilliseconds, maxMilliseconds)}
-		}
-	}
-	for _, a := range [...]Affine{s.Attention, s.Shared, s.Expert, s.A2E, s.E2A} {
-		sum += a.Alpha + a.Beta
-	}
-	if sum == 0 {
-		return &FieldError{"stages", "all zero", "give the time of at least one stage"}
-	}
-	if k := p.TokensPerExpertPerSample; !(k >= minKappa && k <= maxKappa) {
-		return &FieldError{"tokensPerExpertPerSample", fmt.Sprint(k), fmt.Sprintf("must be between %g and %g", minKappa, maxKappa)}
-	}
-	return nil
-}
-
-func (p *Problem) validateCounts() error {
-	l := &p.Limits
-	for _, f := range [...]struct {
-		name            string
-		value, low, top int
-	}{
-		{"layers", p.Layers, 1, schedule.MaxLayers},
-		{"attentionGPUs", p.AttentionGPUs, 1, plan.MaxRanks},
-		{"sequenceTokens", p.SequenceTokens, 1, maxTokens},
-		{"batch", p.Batch, 0, maxBatch},
-		{"samples", p.Samples, 0, maxBatch},
-		{"limits.samplesInFlight", l.SamplesInFlight, 0, math.MaxInt32},
-		{"limits.maxMicroBatch", l.MaxMicroBatch, 0, plan.MaxMicroBatch},
-		{"limits.maxPipelineDegree", l.MaxPipelineDegree, 0, plan.MaxR1},
-		{"limits.maxSegments", l.MaxSegments, 0, plan.MaxR2},
-	} {
-		if f.value < f.low || f.value > f.top {
-			return &FieldError{f.name, fmt.Sprint(f.value), fmt.Sprintf("must be between %d and %d", f.low, f.top)}
-		}
-	}
-	return nil
-}
-
-func (m *Memory) validate() error {
-	a, e := &m.Attention, &m.Expert
-	for _, f := range [...]struct {
-		name       string
-		value, top int64
-	}{
-		{"memory.attention.usableBytes", a.UsableBytes, maxBytes},
-		{"memory.attention.fixedBytes", a.FixedBytes, math.MaxInt64 / 4},
-		{"memory.attention.perSampleBytes", a.PerSampleBytes, maxUnitBytes},
-		{"memory.attention.workspaceBytes", a.WorkspaceBytes, maxUnitBytes},
-		{"memory.expert.usableBytes", e.UsableBytes, maxBytes},
-		{"memory.expert.fixedBytes", e.FixedBytes, math.MaxInt64 / 4},
-		{"memory.expert.perTokenBytes", e.PerTokenBytes, maxUnitBytes},
-	} {
-		if f.value < 0 || f.value > f.top {
-			return &FieldError{f.name, fmt.Sprint(f.value), fmt.Sprintf("must be between 0 and %d", f.top)}
-		}
-	}
-	return nil
-}
-
-// Times are the task durations of a micro-batch of m samples in r2 segments.
-func (p *Problem) Times(m, r2 int) Times {
-	perExpert := float64(m) * p.TokensPerExpertPerSample / float64(r2)
-	s := &p.Stages
-	return Times{
-		Attention: s.Attention.At(float64(m)),
-		Shared:    s.Shared.At(float64(m)),
-		A2E:       s.A2E.At(perExpert),
-		Expert:    s.Expert.Alpha + max(s.Expert.Beta*perExpert, p.ExpertLoadMilliseconds*min(1, perExpert)),
-		E2A:       s.E2A.At(perExpert),
-	}
 }

@@ -88,7 +88,7 @@ func FuzzSolve(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, s, c, e, beta, kappa, load, limit float64, layers, ag, tokens, batch, inFlight, segments int, usable, perSample, perToken int64) {
 		stage := func(alpha float64) solver.Affine { return solver.Affine{Alpha: alpha, Beta: beta} }
 		p := &solver.Problem{
-			Stages: solver.Stages{Attention: stage(a), Shared: stage(s), Expert: stage(e), A2E: stage(c), E2A: stage(c)},
+			Stages: solver.Stages{Attention: solver.AttentionTime{Alpha: a, Beta: beta}, Shared: stage(s), Expert: stage(e), A2E: stage(c), E2A: stage(c)},
 			Layers: layers, TokensPerExpertPerSample: kappa, AttentionGPUs: ag, SequenceTokens: tokens, Batch: batch,
 			ExpertLoadMilliseconds: load,
 			Limits:                 solver.Limits{SamplesInFlight: inFlight, MaxSegments: segments, MakespanMilliseconds: limit},

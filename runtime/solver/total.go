@@ -40,16 +40,26 @@ type TotalResult struct {
 // SolveModel returns the best plan of a policy for a given split. An infeasible
 // result names the nearest split, batch or context that fits.
 func SolveModel(in *Instance, split Split, policy plan.Policy) (Choice, error) {
-	p, err := FromModel(in, split)
+	m, err := in.prepare()
 	if err != nil {
 		return Choice{}, err
 	}
-	c := Choice{Split: split, Problem: p}
-	if c.Result, err = Solve(&c.Problem, policy); err != nil {
+	var w Solver
+	return w.solveSplit(context.Background(), m, &in.Workload, split, policy)
+}
+
+// solveSplit is SolveModel of a prepared model.
+func (w *Solver) solveSplit(ctx context.Context, m *Model, work *Workload, split Split, policy plan.Policy) (Choice, error) {
+	c := Choice{Split: split}
+	err := m.Problem(work, split, &c.Problem)
+	if err != nil {
+		return Choice{}, err
+	}
+	if c.Result, err = w.Solve(ctx, &c.Problem, policy); err != nil {
 		return Choice{}, err
 	}
 	if c.Result.Infeasible != nil {
-		in.nearest(&c)
+		m.nearest(work, &c)
 	}
 	return c, nil
 }
@@ -61,18 +71,17 @@ func SolveTotal(ctx context.Context, in *Instance, total int, policy plan.Policy
 	if total < 2 || total > plan.MaxRanks {
 		return TotalResult{}, &FieldError{"gpus.total", fmt.Sprint(total), fmt.Sprintf("need between 2 (one per group) and %d", plan.MaxRanks)}
 	}
-	if err := in.validate(); err != nil {
+	m, err := in.prepare()
+	if err != nil {
 		return TotalResult{}, err
 	}
+	var w Solver
 	choices := make([]Choice, 0, total-1)
 	best := -1
 	for ag := max(1, total-in.Shape.MoE.Experts); ag < total; ag++ {
-		if err := ctx.Err(); err != nil {
-			return TotalResult{}, fmt.Errorf("choose a split of %d GPUs: %w", total, err)
-		}
-		c, err := SolveModel(in, Split{ag, total - ag}, policy)
+		c, err := w.solveSplit(ctx, m, &in.Workload, Split{ag, total - ag}, policy)
 		if err != nil {
-			return TotalResult{}, err
+			return TotalResult{}, fmt.Errorf("split %d GPUs: %w", total, err)
 		}
 		choices = append(choices, c)
 		if best < 0 || closer(&c, &choices[best]) {
@@ -150,29 +159,29 @@ func (i *Infeasible) String() string {
 }
 
 // nearest fills in what would make an infeasible split feasible.
-func (in *Instance) nearest(c *Choice) {
+func (m *Model) nearest(w *Workload, c *Choice) {
 	i := c.Result.Infeasible
 	switch {
 	case i.Group == plan.Expert:
-		i.Nearest.Split = in.moreExpertGPUs(c)
+		i.Nearest.Split = m.moreExpertGPUs(w, c)
 	case i.Group == plan.Attention && i.Reason == BatchExceeded && i.Nearest.Batch > 0:
-		ag := ceilDiv(in.Workload.Batch, i.Nearest.Batch)
+		ag := ceilDiv(w.Batch, i.Nearest.Batch)
 		s := Split{ag, c.Split.Expert}
-		if attention, experts := in.fits(s); attention && experts {
+		if attention, experts := m.fits(w, s); attention && experts {
 			i.Nearest.Split = &s
 		}
 	case i.Group == plan.Attention:
 		// Every attention GPU holds the same weights, so more of them do not
 		// help; a shorter context may.
-		i.Nearest.ContextTokens = in.longestContext(c)
+		i.Nearest.ContextTokens = m.longestContext(w, c)
 	}
 }
 
 // moreExpertGPUs is the split with the fewest expert GPUs that fits: of the
 // same total if one does, else with the same attention group. The need of an
 // expert GPU falls with the number of them, so each case is a bisection.
-func (in *Instance) moreExpertGPUs(c *Choice) *Split {
-	experts, now := in.Shape.MoE.Experts, c.Split
+func (m *Model) moreExpertGPUs(w *Workload, c *Choice) *Split {
+	experts, now := m.shape.MoE.Experts, c.Split
 	sameTotal := func(eg int) Split { return Split{now.Total() - eg, eg} }
 	sameAttention := func(eg int) Split { return Split{now.Attention, eg} }
 	for _, try := range []struct {
@@ -183,14 +192,14 @@ func (in *Instance) moreExpertGPUs(c *Choice) *Split {
 		{sameAttention, min(experts, plan.MaxRanks-now.Attention)},
 	} {
 		eg := now.Expert + 1 + sort.Search(max(0, try.most-now.Expert), func(i int) bool {
-			_, experts := in.fits(try.split(now.Expert + 1 + i))
+			_, experts := m.fits(w, try.split(now.Expert+1+i))
 			return experts
 		})
 		if eg > try.most {
 			continue
 		}
 		s := try.split(eg)
-		if attention, experts := in.fits(s); attention && experts {
+		if attention, experts := m.fits(w, s); attention && experts {
 			return &s
 		}
 	}
@@ -198,25 +207,24 @@ func (in *Instance) moreExpertGPUs(c *Choice) *Split {
 }
 
 // fits tells for each group whether one sample, or the given batch, fits.
-func (in *Instance) fits(split Split) (attention, experts bool) {
-	p, err := FromModel(in, split)
-	if err != nil {
+func (m *Model) fits(w *Workload, split Split) (attention, experts bool) {
+	var p Problem
+	if err := m.Problem(w, split, &p); err != nil {
 		return false, false
 	}
-	s, batch := newSearch(&p, plan.FinDEP), max(p.Batch, 1)
-	m := ceilDiv(batch, s.maxDegree)
-	low, high := s.segmentRange(m)
-	return m <= s.maxMicroBatch && p.inFlight(m) >= batch, low <= high
+	s, batch := newSearch(context.Background(), &p, plan.FinDEP, &timeline{}), max(p.Batch, 1)
+	samples := ceilDiv(batch, s.maxDegree)
+	return samples <= s.maxMicroBatch && p.inFlight(samples) >= batch, s.fits(samples)
 }
 
 // longestContext is the context for which one sample fits an attention GPU; 0
 // if not even its new tokens do.
-func (in *Instance) longestContext(c *Choice) int {
-	d := newDerivation(in, c.Split)
+func (m *Model) longestContext(w *Workload, c *Choice) int {
+	d := newDerivation(m, w, c.Split)
 	a := &c.Problem.Memory.Attention
-	kvToken := in.Shape.KVElementsPerTokenLayer() * int64(in.Shape.Layers) * d.bytes
+	kvToken := m.shape.KVElementsPerTokenLayer() * int64(m.shape.Layers) * d.bytes
 	free := a.UsableBytes - a.FixedBytes - a.WorkspaceBytes - (a.PerSampleBytes - kvToken*int64(d.context))
-	least := in.Workload.PrefixTokens + d.sequence
+	least := w.PrefixTokens + d.sequence
 	if n := int(max(0, free) / kvToken); n >= least {
 		return n
 	}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !long
+
+package solver_test
+
+// problemsPerForm is how many random problems of each form are compared with
+// exhaustive search; build with -tags long for many more.
+const problemsPerForm = 1500
