@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestOptionsRefuse(t *testing.T) {
+	cases := map[string]struct {
+		args []string
+		want string
+	}{
+		"unknown pull policy": {[]string{"--image-pull-policy=Sometimes"}, "Always, IfNotPresent or Never"},
+		"no runtime image":    {[]string{"--runtime-image="}, "--runtime-image"},
+		"no workers":          {[]string{"--concurrency=0"}, "--concurrency is 0"},
+		"unknown log format":  {[]string{"--log-format=xml"}, "json or console"},
+		"unknown log level":   {[]string{"--log-level=loud"}, "--log-level"},
+		"unknown flag":        {[]string{"--nonsense"}, "nonsense"},
+		"an argument":         {[]string{"serve"}, "serve"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			c := command()
+			c.SetArgs(tc.args)
+			if err := c.Execute(); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want an error with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestNamespacedModeRestrictsTheCache(t *testing.T) {
+	o := managerOptions(&options{watchNamespaces: []string{"a", "b"}})
+	if len(o.Cache.DefaultNamespaces) != 2 {
+		t.Errorf("got %v, want the caches of a and b", o.Cache.DefaultNamespaces)
+	}
+	if o := managerOptions(&options{}); o.Cache.DefaultNamespaces != nil {
+		t.Errorf("got %v, want all namespaces", o.Cache.DefaultNamespaces)
+	}
+}
