@@ -83,29 +83,38 @@ func blocked(pod *corev1.Pod) *blocker {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable":
 			return &blocker{v1alpha1.ReasonImagePullFailed, fmt.Sprintf(
-				"Pod %s, container %s: the image %s cannot be pulled (%s).%s",
-				pod.Name, c.Name, imageOf(pod, c), w.Reason, detail(w.Message))}
+				"Pod %s, container %s: an image cannot be pulled (%s); it uses %s.%s",
+				pod.Name, c.Name, w.Reason, imagesOf(pod, c), detail(w.Message))}
 		case "CrashLoopBackOff":
 			return &blocker{v1alpha1.ReasonContainerFailing, fmt.Sprintf(
 				"Pod %s, container %s keeps exiting%s", pod.Name, c.Name, lastExit(c))}
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
 			return &blocker{v1alpha1.ReasonContainerFailing, fmt.Sprintf(
-				"Pod %s, container %s cannot be started (%s).%s", pod.Name, c.Name, w.Reason, detail(w.Message))}
+				"Pod %s, container %s cannot be started (%s); it uses %s.%s",
+				pod.Name, c.Name, w.Reason, imagesOf(pod, c), detail(w.Message))}
 		}
 	}
 	return nil
 }
 
-// imageOf is the image as it was asked for; the status may hold a digest.
-func imageOf(pod *corev1.Pod, c corev1.ContainerStatus) string {
+// imagesOf names the images that a container needs, as they were asked for: its
+// own, and the ones that are mounted as volumes. The kubelet reports trouble
+// with either at the container.
+func imagesOf(pod *corev1.Pod, c corev1.ContainerStatus) string {
+	text := "the image " + c.Image
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for _, spec := range list {
 			if spec.Name == c.Name {
-				return spec.Image
+				text = "the image " + spec.Image
 			}
 		}
 	}
-	return c.Image
+	for _, v := range pod.Spec.Volumes {
+		if v.Image != nil {
+			text += fmt.Sprintf(" and, as volume %s, the image %s", v.Name, v.Image.Reference)
+		}
+	}
+	return text
 }
 
 func detail(message string) string {

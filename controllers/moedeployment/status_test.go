@@ -173,6 +173,14 @@ func TestStatusTellsEachStage(t *testing.T) {
 		"06-bad-image": func(t *testing.T) *stage {
 			return newStage(t, lite().RuntimeImage("findep/absent:1")).pods(containers(waiting("ImagePullBackOff", `Back-off pulling image "findep/absent:1"`)))
 		},
+		"06b-bad-model-image": func(t *testing.T) *stage {
+			return newStage(t, lite()).pods(func(pod *corev1.Pod) {
+				containers(waiting("ErrImageNeverPull", `Container image "findep/model:1" is not present with pull policy of Never`))(pod)
+				pod.Spec.Volumes = []corev1.Volume{{Name: "model", VolumeSource: corev1.VolumeSource{
+					Image: &corev1.ImageVolumeSource{Reference: "findep/model:1"},
+				}}}
+			})
+		},
 		"07-crashing": func(t *testing.T) *stage {
 			return newStage(t, lite()).pods(func(pod *corev1.Pod) {
 				readyPod(pod)
