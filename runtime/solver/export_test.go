@@ -21,3 +21,6 @@ func (e *Evaluator) Recurrence(p *Problem, chosen plan.Plan) float64 {
 	e.line.load(p, chosen.Policy, &c)
 	return e.line.makespan(1e300)
 }
+
+// KeyOf is what a Memo remembers a problem by.
+var KeyOf = keyOf

@@ -415,22 +415,3 @@ func TestModelFormRefuses(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkSolveModel(b *testing.B) {
-	in := instance(b, v2, "h100-sxm", prefill(2048))
-	b.Run("fixed split", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := solver.SolveModel(in, solver.Split{Attention: 16, Expert: 16}, plan.FinDEP); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("free split", func(b *testing.B) {
-		for b.Loop() {
-			if _, err := solver.SolveTotal(context.Background(), in, 32, plan.FinDEP); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}

@@ -346,7 +346,7 @@ func (s *search) bestSegments(c *choice, near *int, bound float64) {
 		s.everySegment(c, low, high, bound)
 		return
 	}
-	if !s.closed && c.chunks == 1 && s.overlapsOnly(c) {
+	if s.relaxes(c) {
 		// The closed form leaves out dense layers and heads: at least those of
 		// one micro-batch come on top. Its best r2 is close to the true one.
 		*near = s.descend(c, low, high, *near, true)
@@ -359,9 +359,10 @@ func (s *search) bestSegments(c *choice, near *int, bound float64) {
 	*near, c.cost = c.r2, c.time
 }
 
-// overlapsOnly tells that without dense layers and heads the closed form holds.
-func (s *search) overlapsOnly(c *choice) bool {
-	return len(s.p.PerLayer) == 0 && !s.p.HalfDuplex && s.last(c.m, c.r1) == c.m
+// relaxes tells that the closed form, without dense layers and heads and with a
+// link for each direction, is a lower bound.
+func (s *search) relaxes(c *choice) bool {
+	return !s.closed && c.chunks == 1 && len(s.p.PerLayer) == 0 && s.last(c.m, c.r1) == c.m
 }
 
 // relaxed is a lower bound of the makespan of whole samples.
@@ -405,10 +406,12 @@ func (s *search) falls(c *choice, r2 int, relaxed bool) bool {
 // everySegment tries all r2.
 func (s *search) everySegment(c *choice, low, high int, bound float64) {
 	c.time = bound * (1 + rounding)
-	bounded := !s.closed && c.chunks == 1 && s.overlapsOnly(c)
+	bounded := s.relaxes(c)
 	for r2 := low; r2 <= high && !(r2 > low && s.stopped()); r2++ {
-		if bounded && s.relaxed(c, r2) > c.time {
-			continue
+		if bounded {
+			if least := s.relaxed(c, r2); least > c.time || c.r2 > 0 && least >= c.time*(1-rounding) {
+				continue
+			}
 		}
 		if d := s.evaluate(c, r2, c.time); d < c.time || c.r2 == 0 && d == c.time {
 			c.r2, c.time = r2, d

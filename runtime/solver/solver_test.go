@@ -4,7 +4,6 @@ package solver_test
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -613,19 +612,5 @@ func TestSolveDoesNotAllocate(t *testing.T) {
 		if n != 0 {
 			t.Errorf("%s: %v allocations per solve", name, n)
 		}
-	}
-}
-
-func BenchmarkSolve(b *testing.B) {
-	for _, batch := range []int{0, 8, 64, 1024} {
-		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
-			p := standardL()
-			p.Memory = memoryL(64 << 30)
-			p.Batch = batch
-			b.ReportAllocs()
-			for b.Loop() {
-				solve(b, p, plan.FinDEP)
-			}
-		})
 	}
 }
