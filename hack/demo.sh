@@ -18,7 +18,9 @@ up() {
   . build/stack.env
 
   step "Applying $sample"
-  kubectl apply -n "$namespace" -f "$sample"
+  # The sample names the image by a tag for people; here it is the one just loaded.
+  sed "s#localhost/findep/tinymodel:dev#$FINDEP_MODEL_IMAGE#" "$sample" >build/sample.yaml
+  kubectl apply -n "$namespace" -f build/sample.yaml
   step "Waiting until it is Available"
   kubectl wait -n "$namespace" "moed/$name" --for=condition=Available --timeout=240s >/dev/null || {
     kubectl describe -n "$namespace" "moed/$name" >&2

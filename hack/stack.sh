@@ -20,16 +20,18 @@ local_images() {
   "${load[@]}" --name "localhost/findep/manager:$tag" --binary bin/manager=/manager --entrypoint /manager
   "${load[@]}" --name "localhost/findep/server:$tag" --binary bin/server=/server --entrypoint /server
   "${load[@]}" --name "localhost/findep/runtime:$tag" --binary bin/runtime=/runtime --entrypoint /runtime --base-libs auto
-  "${load[@]}" --name localhost/findep/tinymodel:dev --add test/testdata/tinymodel=/
+  # Pods refer to a model by a tag that names its content: a node may refuse to
+  # mount a tag whose content was replaced while it ran.
+  "${load[@]}" --name "localhost/findep/tinymodel:$2" --add test/testdata/tinymodel=/
 }
 
 up() {
   mkdir -p build
-  local registry tag pull
+  local registry tag model pull
   if [ -n "${KUBECONFIG:-}" ]; then
     registry=${FINDEP_IMAGE_REGISTRY:?with KUBECONFIG set, FINDEP_IMAGE_REGISTRY must name the registry with the images manager, runtime, server and tinymodel}
     tag=${FINDEP_IMAGE_TAG:?with KUBECONFIG set, FINDEP_IMAGE_TAG must name the tag of the images}
-    pull=IfNotPresent
+    model=$tag pull=IfNotPresent
     step "Using the cluster of KUBECONFIG=$KUBECONFIG"
     use_tools helm kubectl
   else
@@ -43,7 +45,8 @@ up() {
     export KUBECONFIG
     registry=localhost/findep pull=Never
     tag=$(sha256sum bin/manager bin/runtime bin/server | sha256sum | cut -c1-12)
-    local_images "$tag"
+    model=$(cat test/testdata/tinymodel/* | sha256sum | cut -c1-12)
+    local_images "$tag" "$model"
   fi
 
   step "Installing the chart with helm"
@@ -53,7 +56,7 @@ up() {
   cat >"$env_file" <<EOF
 export KUBECONFIG=$KUBECONFIG
 export PATH=$PATH
-export FINDEP_MODEL_IMAGE=$registry/tinymodel:$([ "$pull" = Never ] && echo dev || echo "$tag")
+export FINDEP_MODEL_IMAGE=$registry/tinymodel:$model
 EOF
 }
 

@@ -28,6 +28,10 @@ const (
 	// once when an annotation changes, so changing it makes a new configuration
 	// arrive in seconds instead of minutes.
 	AnnotationConfigHash = Group + "/config-hash"
+	// AnnotationConfigNudge is on a leader's pod whose volume did not follow the
+	// ConfigMap: the kubelet may have heard of the pod's change before that of the
+	// ConfigMap, and would look again a minute later. Another value makes it look.
+	AnnotationConfigNudge = Group + "/config-nudge"
 	// AnnotationDecision is on an instance's ConfigMap: what was decided when the
 	// revision's first instance was made. It keeps an upgraded operator, with a
 	// better solver or newer images, from restarting pods whose spec is unchanged.

@@ -138,8 +138,8 @@ func (s *scope) rendezvous(views []instanceView) verdict {
 			return unknown(v1alpha1.ReasonInfeasible, "No pods are made; see ModelResolved and Feasible.")
 		case o != nil && o.Formed:
 		case o != nil:
-			return no(v1alpha1.ReasonRanksMissing, fmt.Sprintf("Instance %d waits for ranks %s.%s",
-				v.index, ranks(s.missingRanks(v.instance, v.size)), rankComplaint(o)))
+			return no(v1alpha1.ReasonRanksMissing, fmt.Sprintf("Instance %d %s%s",
+				v.index, waitsFor(s.missingRanks(v.instance, v.size)), rankComplaint(o)))
 		case v.observeError != "":
 			return unknown(v1alpha1.ReasonLeaderUnreachable, fmt.Sprintf("The leader of instance %d (pod of rank 0) runs but cannot be read by the operator.", v.index))
 		default:

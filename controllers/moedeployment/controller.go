@@ -101,6 +101,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"services", r.reconcileServices},
 		{"instances", r.reconcileInstances},
 		{"observe", r.observe},
+		{"nudge", r.nudge},
 	} {
 		if err := p.run(ctx, s); err != nil {
 			errs = append(errs, s.fail(p.name, err))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,9 @@ import (
 
 // defaultBackoff applies when recovery.backoffSeconds is not given.
 const defaultBackoff = 5 * time.Second
+
+// nudgeInterval is the time a changed configuration is given to arrive.
+const nudgeInterval = 10 * time.Second
 
 // reconcileInstances plans and carries out what each instance needs. One that
 // fails does not keep the others from their turn.
@@ -125,7 +129,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*r
 	if err != nil {
 		return nil, err
 	}
-	in.ConfigHash = hash
+	in.ConfigHash, i.configHash = hash, hash
 	wanted, err := render.ConfigMap(in, config)
 	if err != nil {
 		return nil, err
@@ -179,15 +183,43 @@ func (r *Reconciler) completePod(ctx context.Context, s *scope, i *instance, in 
 	case ended(pod):
 		return false, r.replace(ctx, s, pod)
 	case pod.Annotations[v1alpha1.AnnotationConfigHash] != in.ConfigHash:
-		ac := render.PodConfigHash(s.owner.Namespace, name, in.ConfigHash)
-		// The uid makes the apply fail, instead of making a pod without a spec,
-		// if the pod was deleted a moment ago.
-		ac.WithUID(pod.UID)
-		if err := r.Client.Apply(ctx, ac, configOwner, client.ForceOwnership); err != nil {
-			return false, fmt.Errorf("pod %s: %w", name, err)
-		}
+		return false, r.announceConfig(ctx, pod, in.ConfigHash, "")
 	}
 	return false, nil
+}
+
+// announceConfig makes the kubelet look at a pod's volumes.
+func (r *Reconciler) announceConfig(ctx context.Context, pod *corev1.Pod, hash, nudge string) error {
+	ac := render.PodConfigHash(pod.Namespace, pod.Name, hash, nudge)
+	// The uid makes the apply fail, instead of making a pod without a spec, if
+	// the pod was deleted a moment ago.
+	ac.WithUID(pod.UID)
+	if err := r.Client.Apply(ctx, ac, configOwner, client.ForceOwnership); err != nil {
+		return fmt.Errorf("pod %s: %w", pod.Name, err)
+	}
+	return nil
+}
+
+// nudge announces the configuration again, at most every nudgeInterval, to
+// leaders that still report another schedule than the one applied.
+func (r *Reconciler) nudge(ctx context.Context, s *scope) error {
+	var errs []error
+	for _, i := range s.instances {
+		if i.observation == nil || i.scheduleHash == "" || i.observation.ScheduleHash == i.scheduleHash {
+			continue
+		}
+		pod := leaderOf(i)
+		if pod == nil {
+			continue
+		}
+		value := strconv.FormatInt(s.now.Unix()/int64(nudgeInterval.Seconds()), 10)
+		// The pass that changed the hash has just announced it.
+		if pod.Annotations[v1alpha1.AnnotationConfigHash] != i.configHash || pod.Annotations[v1alpha1.AnnotationConfigNudge] == value {
+			continue
+		}
+		errs = append(errs, r.announceConfig(ctx, pod, i.configHash, value))
+	}
+	return errors.Join(errs...)
 }
 
 // replace deletes a pod that has ended, after a pause if it did not live long.

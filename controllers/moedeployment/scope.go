@@ -68,9 +68,9 @@ type instance struct {
 
 	// action is what this pass does with it. Set by reconcileInstances.
 	action action
-	// scheduleHash identifies the schedule settings that were applied. Set by
-	// reconcileInstances; empty if they were not.
-	scheduleHash string
+	// scheduleHash identifies the schedule settings that were applied, configHash
+	// the whole configuration. Set by reconcileInstances; empty if they were not.
+	scheduleHash, configHash string
 	// observation is what the leader says, observeError why it says nothing.
 	// Set by observe; both are empty if there is no leader to ask.
 	observation  *plan.Observation

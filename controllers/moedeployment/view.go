@@ -132,7 +132,7 @@ func (s *scope) viewStarting(i *instance, pods []*corev1.Pod, v *view) {
 	case o == nil:
 		v.message = "All containers run and are finding each other."
 	case !o.Formed:
-		v.message = fmt.Sprintf("The leader waits for ranks %s.", ranks(s.missingRanks(i, v.size)))
+		v.message = "The leader " + waitsFor(s.missingRanks(i, v.size))
 	default:
 		v.message = fmt.Sprintf("All ranks have joined; %d of %d pods are ready.", v.ready, v.size)
 	}
@@ -181,10 +181,14 @@ func shortList(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
-func ranks(list []int32) string {
-	names := make([]string, 0, len(list))
-	for _, r := range list {
+// waitsFor continues a sentence about a leader whose instance has not formed.
+func waitsFor(missing []int32) string {
+	if len(missing) == 0 {
+		return "has all ranks and measures how fast they are."
+	}
+	names := make([]string, 0, len(missing))
+	for _, r := range missing {
 		names = append(names, fmt.Sprint(r))
 	}
-	return strings.Join(names, ", ")
+	return fmt.Sprintf("waits for ranks %s.", strings.Join(names, ", "))
 }

@@ -79,10 +79,13 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 
 // PodConfigHash is the one thing of a pod that changes while it runs. It is
 // applied with a field owner of its own, because an apply with the pod's own
-// would have to repeat the whole immutable spec.
-func PodConfigHash(namespace, name, hash string) *corev1ac.PodApplyConfiguration {
-	return corev1ac.Pod(name, namespace).
-		WithAnnotations(map[string]string{v1alpha1.AnnotationConfigHash: hash})
+// would have to repeat the whole immutable spec. A nudge may be empty.
+func PodConfigHash(namespace, name, hash, nudge string) *corev1ac.PodApplyConfiguration {
+	annotations := map[string]string{v1alpha1.AnnotationConfigHash: hash}
+	if nudge != "" {
+		annotations[v1alpha1.AnnotationConfigNudge] = nudge
+	}
+	return corev1ac.Pod(name, namespace).WithAnnotations(annotations)
 }
 
 func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {

@@ -129,9 +129,29 @@ var _ = Describe("A MoEDeployment", func() {
 			Expect(pod.Annotations[v1alpha1.AnnotationConfigHash]).NotTo(Equal(before[podName].Annotations[v1alpha1.AnnotationConfigHash]))
 		}
 		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/"))
+
+		nudges := func() (values []string) {
+			for podName, pod := range w.pods(ctx, name) {
+				if v, ok := pod.Annotations[v1alpha1.AnnotationConfigNudge]; ok {
+					Expect(podName).To(Equal("lite-0-ag-0"), "only the leader decides plans")
+					values = append(values, v)
+				}
+			}
+			return values
+		}
+		first := nudges()
+		Expect(first).To(HaveLen(1), "the leader still reports the old schedule")
+		w.clock.SetTime(w.clock.Now().Add(10 * time.Second))
+		w.settle(ctx, name)
+		Expect(nudges()).NotTo(Equal(first))
+
 		w.leader.observation = formed(ctx)
 		w.settle(ctx, name)
 		Expect(w.get(ctx, name).Status.Plan.InUse).To(Equal(v1alpha1.PlanCurrent))
+		last := nudges()
+		w.clock.SetTime(w.clock.Now().Add(10 * time.Second))
+		w.settle(ctx, name)
+		Expect(nudges()).To(Equal(last), "nothing is written at rest")
 	})
 
 	It("replaces only the pod that is lost", func(ctx context.Context) {
