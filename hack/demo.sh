@@ -59,7 +59,7 @@ ask() {
   # The operator reads the leader every few seconds.
   for _ in $(seq 40); do
     kubectl get -n "$namespace" moed "$name" -o json >build/moed.json
-    grep -q '"observed"' build/moed.json && break
+    grep -q '"decode"' build/moed.json && break
     sleep 0.5
   done
   bin/findep show deployment <build/moed.json

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 )
@@ -20,7 +21,7 @@ func printDeployment(out io.Writer, d *v1alpha1.MoEDeployment) error {
 		line("split", "%d attention : %d expert GPUs (%s)", s.Split.Attention, s.Split.Expert, s.Split.Why)
 	}
 	if s.Plan != nil {
-		line("schedule", "%s, from the %s, %s", s.Plan.Summary, s.Plan.Source, s.Plan.Phase)
+		line("schedule", "%s %s, chosen by the %s", s.Plan.Policy, s.Plan.Summary, chooser(s.Plan))
 	}
 	if s.Predicted != nil {
 		line("expected", "%d tokens/s for spec.workload, from the GPU profile, before anything was measured", s.Predicted.TokensPerSecond)
@@ -33,6 +34,14 @@ func printDeployment(out io.Writer, d *v1alpha1.MoEDeployment) error {
 		return fmt.Errorf("the MoEDeployment %s has no status yet; is the operator running?", d.Name)
 	}
 	return nil
+}
+
+// chooser says who chose a plan, and for which phase.
+func chooser(p *v1alpha1.PlanStatus) string {
+	if p.Source == v1alpha1.PlanFromLeader {
+		return fmt.Sprintf("leader for %s steps", strings.ToLower(string(p.Phase)))
+	}
+	return "operator, until the leader has measured"
 }
 
 // printPhase shows the leader's prediction, which rests on the stages that it
