@@ -9,6 +9,7 @@ import "math"
 // and all layers of a last chunk alone in the machine. Divided by the samples
 // it does not grow with r1 nor, but for tiles, with m_a.
 func (s *search) lower(m, r1, few, many int) float64 {
+	s.line.steps++
 	p, sum := s.p, &s.sums
 	samples, pieces := float64(r1*m), float64(r1*few)
 	if p.Batch > 0 && p.ExactRemainder {

@@ -24,3 +24,9 @@ func (e *Evaluator) Recurrence(p *Problem, chosen plan.Plan) float64 {
 
 // KeyOf is what a Memo remembers a problem by.
 var KeyOf = keyOf
+
+// MaxSteps bounds the work of one search.
+const MaxSteps = maxSteps
+
+// Steps is the work of the last search.
+func (w *Solver) Steps() int { return w.timeline.steps }

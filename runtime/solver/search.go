@@ -113,9 +113,14 @@ func (s *search) mostPieces(r2 int) int {
 	return schedule.MaxTasks / (s.p.Layers * (2 + 3*r2))
 }
 
-// maxSteps bounds the work of one search to a fraction of a second; a step is
-// one piece in one layer.
-const maxSteps = 30_000_000
+const (
+	// maxSteps bounds the work of one search to a fraction of a second. A step
+	// is one piece in one layer, some 10 ns.
+	maxSteps = 15_000_000
+	// closedSteps and loadSteps are what evaluating a closed form and
+	// preparing a piece amount to.
+	closedSteps, loadSteps = 8, 4
+)
 
 // stopped tells whether to give up: cancelled, or too much work.
 func (s *search) stopped() bool {
@@ -177,7 +182,7 @@ func (s *search) everyMicroBatch() {
 			continue
 		}
 		fitting++
-		most := min(s.p.MaxPipelineDegree(m), s.maxDegree)
+		most := s.mostDegree(m)
 		if !s.promising(m, most) {
 			continue
 		}
@@ -229,15 +234,25 @@ func (s *search) nextMicroBatch(m, r1 int) int {
 	return sort.Search(m-1, func(i int) bool { return s.degree(i+1) <= r1 })
 }
 
-// degree is the largest r1 for micro-batches of m samples under all limits.
-func (s *search) degree(m int) int {
+// mostDegree is the largest r1 for micro-batches of m samples that memory and
+// the lower bound of the makespan allow.
+func (s *search) mostDegree(m int) int {
 	r1 := min(s.p.MaxPipelineDegree(m), s.maxDegree)
 	limit := s.p.Limits.MakespanMilliseconds
 	if limit == 0 || r1 == 0 {
 		return r1
 	}
+	return sort.Search(r1, func(i int) bool { return s.lower(m, i+1, 1, s.maxChunks) > limit*(1+rounding) })
+}
+
+// degree is the largest r1 for micro-batches of m samples under all limits.
+func (s *search) degree(m int) int {
+	r1, limit := s.mostDegree(m), s.p.Limits.MakespanMilliseconds
+	if limit == 0 || r1 == 0 {
+		return r1
+	}
 	// The makespan grows with r1, so bisect.
-	return sort.Search(r1, func(i int) bool { return !(s.fastest(m, i+1, limit).time <= limit) })
+	return sort.Search(r1, func(i int) bool { return !s.meets(m, i+1, limit) })
 }
 
 // fixedBatch tries every r1 with m_a = ceil(B/r1), in order of falling m_a; of
@@ -264,10 +279,38 @@ func (s *search) fixedBatch() {
 	}
 }
 
-// tooSlow records that even the smallest forward pass exceeds the bound.
+// tooSlow records that even the smallest forward pass exceeds the bound, unless
+// the search was cut short before it found any.
 func (s *search) tooSlow() {
+	if s.exhausted {
+		s.fallBack()
+		return
+	}
 	s.best = s.fastest(1, 1, math.Inf(1))
 	s.infeasible = &Infeasible{Reason: LatencyExceeded, Nearest: Nearest{MakespanMilliseconds: s.best.time}}
+}
+
+// fallBack finds some plan within the bound by halving the micro-batch.
+func (s *search) fallBack() {
+	for m := s.mostSamples(); m >= 1; m /= 2 {
+		low, high := s.segmentRange(m, 1)
+		if low > high {
+			continue
+		}
+		c := choice{m: m, r1: 1, r2: low, chunks: 1, order: plan.ASAS}
+		if !s.tryASAS {
+			c.order = plan.AASS
+		}
+		c.time = s.evaluate(&c, c.r2, math.Inf(1))
+		if limit := s.p.Limits.MakespanMilliseconds; m == 1 || limit == 0 || c.time <= limit {
+			c.cost = c.time / s.samples(m, 1)
+			s.best = c
+			if limit > 0 && c.time > limit {
+				s.infeasible = &Infeasible{Reason: LatencyExceeded, Nearest: Nearest{MakespanMilliseconds: c.time}}
+			}
+			return
+		}
+	}
 }
 
 // samples is what the makespan is divided by to get the cost.
@@ -311,7 +354,17 @@ func (c *choice) better(than *choice) bool {
 // fastest is the best r2, order and number of chunks for given m_a and r1. Its
 // r1 is 0 if every plan is certain to exceed the bound.
 func (s *search) fastest(m, r1 int, bound float64) choice {
-	best := choice{time: math.Inf(1), cost: math.Inf(1)}
+	return s.choose(m, r1, bound, false)
+}
+
+// meets tells whether some plan with this m_a and r1 takes at most the limit.
+func (s *search) meets(m, r1 int, limit float64) bool {
+	return s.choose(m, r1, limit, true).time <= limit
+}
+
+// choose is fastest, or if any plan within the bound will do, the first found.
+func (s *search) choose(m, r1 int, bound float64, anyone bool) choice {
+	best, limit := choice{time: math.Inf(1), cost: math.Inf(1)}, bound
 	for q := 1; q <= s.maxChunks; q++ {
 		if q > 1 && s.stopped() {
 			break
@@ -327,6 +380,9 @@ func (s *search) fastest(m, r1 int, bound float64) choice {
 			c := choice{m: m, r1: r1, chunks: q, order: order}
 			if s.bestSegments(&c, &s.near[i], bound); c.r2 > 0 && (best.r1 == 0 || c.better(&best)) {
 				best, bound = c, min(bound, c.time)
+			}
+			if anyone && best.time <= limit {
+				return best
 			}
 		}
 	}
@@ -460,7 +516,7 @@ func (s *search) evaluate(c *choice, r2 int, bound float64) float64 {
 	e := candidate{m: c.m, last: s.last(c.m, c.r1), r1: c.r1, r2: r2, order: c.order, chunks: c.chunks}
 	outside := s.outside(&e)
 	if e.last == e.m && (c.chunks == 1 && s.closed || s.closedChunks) {
-		s.line.steps++
+		s.line.steps += closedSteps
 		t := s.p.piece(&s.p.Stages, float64(c.m), 0, 1/float64(c.chunks), r2)
 		return outside + t.Makespan(s.policy, c.order, s.p.Layers, c.r1*c.chunks, r2)
 	}

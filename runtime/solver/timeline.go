@@ -132,7 +132,7 @@ func (l *timeline) load(p *Problem, policy plan.Policy, c *candidate) {
 // makespan returns the exact time of everything. It may return +Inf if that is
 // certain to exceed the bound.
 func (l *timeline) makespan(bound float64) float64 {
-	l.steps += len(l.cells)
+	l.steps += loadSteps * len(l.cells)
 	if !l.halfDuplex {
 		return l.pipeline(bound)
 	}
