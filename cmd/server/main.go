@@ -18,8 +18,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/spf13/cobra"
+
+	"github.com/findep/findep-operator/runtime/plan"
 )
 
 // version is set by the linker.

@@ -113,7 +113,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	_ = enc.Encode(v)
+	_ = enc.Encode(v) //nolint:errchkjson // A client that has gone is nobody's problem.
 }
 
 // serveHTTP serves until ctx ends.

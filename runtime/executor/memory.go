@@ -102,10 +102,6 @@ func bytesOfInts(v []int32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
 }
 
-func bytesOfFloats(v []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
-}
-
 // reshape views a contiguous matrix with another number of columns.
 func reshape(m backend.Matrix, cols int) backend.Matrix {
 	m.Rows, m.Cols, m.Stride = m.Rows*m.Cols/cols, cols, cols

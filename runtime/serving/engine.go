@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
 
 // Engine runs steps. Errors carry gRPC status codes with the meanings that

@@ -12,11 +12,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/serving/servingtest"
-	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
 )
 
 // sink records a completion.

@@ -5,10 +5,11 @@ package serving
 import (
 	"time"
 
-	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"google.golang.org/grpc/codes"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
 
 // Metrics are the server's Prometheus metrics, named as serving engines

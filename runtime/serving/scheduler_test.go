@@ -11,12 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/findep/findep-operator/runtime/agent/agentpb"
-	"github.com/findep/findep-operator/runtime/serving"
-	"github.com/findep/findep-operator/runtime/serving/servingtest"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/serving/servingtest"
 )
 
 // driver runs a Scheduler against the fake, one call at a time, and checks

@@ -217,7 +217,7 @@ func TestTraceIsChromeJSON(t *testing.T) {
 			Ph   string
 			Pid  int
 			Tid  int
-			Ts   float64
+			TS   float64 `json:"ts"`
 			Dur  float64
 			Args map[string]any
 		}
@@ -232,7 +232,7 @@ func TestTraceIsChromeJSON(t *testing.T) {
 			lanes[e.Tid] = e.Args["name"]
 		case e.Ph == "X":
 			bars++
-			if e.Name == "Expert L0 m1 s0" && (e.Ts != 11000 || e.Dur != 2000 || lanes[e.Tid] != "ExpertCompute" || e.Args["microBatch"] != 1.0) {
+			if e.Name == "Expert L0 m1 s0" && (e.TS != 11000 || e.Dur != 2000 || lanes[e.Tid] != "ExpertCompute" || e.Args["microBatch"] != 1.0) {
 				t.Errorf("event %+v in lane %v", e, lanes[e.Tid])
 			}
 		}

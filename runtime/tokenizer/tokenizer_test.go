@@ -11,9 +11,10 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/findep/findep-operator/runtime/tokenizer"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/findep/findep-operator/runtime/tokenizer"
 )
 
 func parse(tb testing.TB, name, config string) *tokenizer.Tokenizer {

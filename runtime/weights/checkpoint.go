@@ -66,7 +66,7 @@ func readIndex(path string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // The file is only read.
+	defer file.Close()
 	raw, err := io.ReadAll(io.LimitReader(file, maxIndexBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

@@ -88,7 +88,7 @@ func parseTensors(raw []byte) ([]Info, error) {
 		token, err := dec.Token()
 		name, ok := token.(string)
 		if err != nil || !ok {
-			return nil, fmt.Errorf("the header is malformed after %d tensors: %v", len(infos), err)
+			return nil, fmt.Errorf("the header is malformed after %d tensors: %w", len(infos), err)
 		}
 		if name == "__metadata__" {
 			var ignored json.RawMessage

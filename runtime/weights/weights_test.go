@@ -43,7 +43,7 @@ func TestTensorReturnsBytesTypeAndShape(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close() //nolint:errcheck // Reported elsewhere.
+			defer c.Close()
 			data, dtype, shape, err := c.Tensor("a")
 			if err != nil || dtype != backend.BF16 || !bytes.Equal(data, []byte{1, 2, 3, 4, 5, 6}) || !cmp.Equal(shape, []int{3, 1}) {
 				t.Errorf("a = %v %v %v, %v", data, dtype, shape, err)
@@ -129,7 +129,7 @@ func TestShardedCheckpoint(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close() //nolint:errcheck // Reported elsewhere.
+			defer c.Close()
 			if data, _, _, err := c.Tensor("b"); err != nil || string(data) != "b___" {
 				t.Errorf("b = %q, %v", data, err)
 			}
@@ -336,7 +336,7 @@ func TestFileThatShrinksWhileMappedIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // The file is broken on purpose.
+	defer c.Close()
 	if err := os.Truncate(path, 4096); err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,7 @@ func TestRouterVectors(t *testing.T) {
 	ln := func(v float64) float32 { return float32(math.Log(v)) }
 	// Softmax of these is 0.1, 0.2, 0.3, 0.4; the sigmoid of logit(p) is p.
 	soft := []float32{ln(1), ln(2), ln(3), ln(4)}
-	sigmoid := []float32{ln(0.2 / 0.8), ln(0.9 / 0.1), ln(0.5 / 0.5), ln(0.6 / 0.4)}
+	sigmoid := []float32{ln(0.2 / 0.8), ln(0.9 / 0.1), ln(1), ln(0.6 / 0.4)}
 	for _, c := range []struct {
 		name    string
 		logits  []float32

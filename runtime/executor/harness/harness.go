@@ -76,7 +76,7 @@ func New(c Config) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ckpt.Close() //nolint:errcheck // It is only read.
+	defer ckpt.Close()
 	for rank := range c.Attention + c.Expert {
 		if err := in.addRank(ckpt, rank); err != nil {
 			in.Close()

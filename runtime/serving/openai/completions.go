@@ -37,7 +37,7 @@ type usage struct {
 }
 
 func (u usage) raw() json.RawMessage {
-	b, _ := json.Marshal(u) // Integers always marshal.
+	b, _ := json.Marshal(u) //nolint:errchkjson // Integers always marshal.
 	return b
 }
 

@@ -252,7 +252,7 @@ func TestConcurrentUnderFaults(t *testing.T) {
 					for turn := range 3 {
 						prompt := strings.Repeat(fmt.Sprintf("client %d turn %d ", client, turn), 1+client%4)
 						want, q := s.expect(prompt, 10+client), fields{"prompt": prompt, "max_tokens": 10 + client}
-						got := ""
+						var got string
 						if client%2 == 0 {
 							got = s.complete(q).Choices[0].Text
 						} else {

@@ -7,10 +7,11 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/findep/findep-operator/runtime/serving"
-	"github.com/findep/findep-operator/runtime/tokenizer"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/tokenizer"
 )
 
 // Config says what a Server serves.

@@ -14,9 +14,10 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
 
 // Fault is what befalls a step.

@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"google.golang.org/grpc"
+
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
 
 // service is an Engine as a gRPC service.

@@ -125,7 +125,7 @@ func TestEndingFailsBothSides(t *testing.T) {
 			near, far := make(chan error, 1), make(chan error, 1)
 			go func() { _, err := link(t, a.From, 1).ReceiveHeader(); near <- err }()
 			go func() { far <- link(t, b.To, 0).Send(transport.Header{Bytes: 1}) }()
-			<-far // Once the two meet, both links are in use.
+			<-far //nolint:errcheck // Once the two meet, both links are in use.
 			if err := <-near; err != nil {
 				t.Fatal(err)
 			}

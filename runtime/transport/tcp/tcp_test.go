@@ -728,7 +728,7 @@ func BenchmarkThroughput(b *testing.B) {
 			}
 		}
 		a.Abort(errors.New("end of benchmark"))
-		<-done
+		<-done //nolint:errcheck // It fails, as asked for.
 	})
 }
 

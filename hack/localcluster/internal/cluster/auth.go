@@ -87,7 +87,7 @@ func authFiles(o Options, now time.Time) (map[string][]byte, error) {
 	err = ca.issue(files, "kubelet-client", x509.Certificate{
 		Subject: pkix.Name{
 			CommonName:   "kube-apiserver-kubelet-client",
-			Organization: []string{"system:masters"}, //nolint:misspell // The name of a field.
+			Organization: []string{"system:masters"},
 		},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})

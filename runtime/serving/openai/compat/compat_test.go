@@ -14,12 +14,13 @@ import (
 	"testing"
 	"time"
 
+	client "github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/serving/openai"
 	"github.com/findep/findep-operator/runtime/serving/servingtest"
 	"github.com/findep/findep-operator/runtime/tokenizer"
-	client "github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
 )
 
 const model = "acme/tiny-moe"
