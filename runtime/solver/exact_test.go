@@ -265,3 +265,5 @@ func TestEveryFormEqualsSimulation(t *testing.T) {
 		})
 	}
 }
+
+func newRand(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }

@@ -188,8 +188,8 @@ func checkResult(t *testing.T, p *solver.Problem, r *solver.Result) {
 // which is bounded by counting it rather than by a clock.
 func TestTheWorkOfASearchIsBounded(t *testing.T) {
 	var w solver.Solver
-	for _, form := range []uint16{0, 1, 1 << 2, 1 << 3, 1 << 4, 1<<2 | 1<<3, 1<<3 | 1<<4, 1 << 6, 0xff, 0x1ff} {
-		for _, layers := range []int{2, 60, schedule.MaxLayers} {
+	for _, form := range []uint16{0, 1, 1 << 2, 1 << 3, 1 << 4, 0x1ff} {
+		for _, layers := range largeLayers {
 			for _, batch := range []int{0, 1 << 20} {
 				p := standardL()
 				p.Layers, p.SequenceTokens, p.Batch = layers, 8192, batch

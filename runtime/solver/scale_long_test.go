@@ -4,4 +4,11 @@
 
 package solver_test
 
-const problemsPerForm = 10_000
+import "github.com/findep/findep-operator/runtime/schedule"
+
+const (
+	problemsPerForm = 10_000
+	gainProblems    = 2000
+)
+
+var largeLayers = []int{2, 60, schedule.MaxLayers}
