@@ -15,6 +15,8 @@ GO ?= go
 NATIVE_TAGS := findep_native
 GO_LDFLAGS := -s -w -X main.version=$(VERSION)
 TEST_FLAGS ?=
+# go-nvml binds deprecated functions too; their warnings are not ours to mend.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
 ##@ Use it
 

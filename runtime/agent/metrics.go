@@ -31,6 +31,7 @@ type metrics struct {
 	solves    prometheus.Counter
 	changes   prometheus.Counter
 	rows      *prometheus.CounterVec
+	gpus      *prometheus.GaugeVec
 }
 
 func newMetrics(rank int, state func() rankStatus) *metrics {
@@ -52,6 +53,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 	m.solves = prometheus.NewCounter(prometheus.CounterOpts(opts("solver_solves_total", "Runs of the solver.")))
 	m.changes = prometheus.NewCounter(prometheus.CounterOpts(opts("plan_changes_total", "Steps that ran with another plan than the step before in the same phase.")))
 	m.rows = prometheus.NewCounterVec(prometheus.CounterOpts(opts("expert_rows_total", "Token rows computed by each expert of this rank, by local expert number.")), []string{"expert"})
+	m.gpus = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("gpu_memory_bytes", "Total memory of each GPU that this rank can see; no series where there is no driver.")), []string{"index", "uuid", "product"})
 	epoch := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("epoch", "Membership epoch of the last formation.")),
 		func() float64 { return float64(state().Epoch) })
 	formed := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("formed", "1 while every rank of the instance heartbeats.")),
@@ -61,7 +63,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 			}
 			return 0
 		})
-	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.rows,
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.rows, m.gpus,
 		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/devices"
 	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/kvcache"
 	"github.com/findep/findep-operator/runtime/model"
@@ -61,6 +64,7 @@ type rank struct {
 // executor.
 func (a *agent) load() error {
 	in := a.config.current.Load()
+	a.reportGPUs()
 	var err error
 	if a.device, err = backend.Open(a.options.Backend, backend.Options{}); err != nil {
 		return err
@@ -81,6 +85,20 @@ func (a *agent) load() error {
 		return a.loadAttention(in, checkpoint)
 	}
 	return a.loadExperts(in, checkpoint)
+}
+
+// reportGPUs tells people and metrics what the driver shows. Ranks on the CPU
+// backend need none, so a missing driver is not an error here.
+func (a *agent) reportGPUs() {
+	gpus, err := devices.List(nvml.New())
+	if err != nil {
+		a.log.Info("no GPUs", "reason", err.Error())
+		return
+	}
+	for _, g := range gpus {
+		a.metrics.gpus.WithLabelValues(strconv.Itoa(g.Index), g.UUID, g.Product).Set(float64(g.MemoryBytes))
+	}
+	a.log.Info("GPUs", "devices", gpus)
 }
 
 // kvBlocks is the capacity of each rank's KV cache: what was asked for, or room
