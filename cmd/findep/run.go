@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/local"
+	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/tokenizer"
@@ -142,6 +144,9 @@ func (o *runOptions) run(ctx context.Context, out, progress io.Writer) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if err := o.checkModel(); err != nil {
+		return usageError{err}
+	}
 	instance, client, err := o.start(ctx, progress)
 	if err != nil {
 		return err
@@ -166,6 +171,22 @@ func (o *runOptions) run(ctx context.Context, out, progress io.Writer) error {
 		}
 	}
 	return o.print(out, g.result(tok))
+}
+
+// checkModel finds what is wrong with config.json before any process starts.
+func (o *runOptions) checkModel() error {
+	b, err := os.ReadFile(filepath.Join(o.model, "config.json"))
+	if err != nil {
+		return err
+	}
+	shape, err := model.Parse(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(o.model, "config.json"), err)
+	}
+	if o.expert > shape.MoE.Experts {
+		return fmt.Errorf("--expert is %d; the model has only %d routed experts per layer", o.expert, shape.MoE.Experts)
+	}
+	return nil
 }
 
 func (o *runOptions) start(ctx context.Context, progress io.Writer) (*local.Instance, *serving.Client, error) {
@@ -210,7 +231,7 @@ func waitReady(ctx context.Context, instance *local.Instance, client *serving.Cl
 			return d, nil
 		}
 		if failed := instance.Failed(); failed != nil {
-			return nil, fmt.Errorf("%w\n%s", failed, instance.Log())
+			return nil, fmt.Errorf("%w: %s", failed, lastWords(instance.Log()))
 		}
 		select {
 		case <-ctx.Done():
@@ -218,6 +239,20 @@ func waitReady(ctx context.Context, instance *local.Instance, client *serving.Cl
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// lastWords are the lines of a process that are not structured logs: its error.
+func lastWords(log string) string {
+	var words []string
+	for line := range strings.Lines(log) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "{") {
+			words = append(words, strings.TrimPrefix(line, "findep: "))
+		}
+	}
+	if len(words) == 0 {
+		return "it said nothing; run again with --verbose"
+	}
+	return words[len(words)-1]
 }
 
 // generation drives one sequence through prefill and decode.

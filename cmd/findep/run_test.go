@@ -186,7 +186,7 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 		"unknown policy":          {[]string{"--model", tinyModel, "--prompt", "x", "--policy", "Fast"}, `"Fast"`, exitUsage},
 		"unknown flag":            {[]string{"--fast"}, "unknown flag", exitUsage},
 		"no expert rank":          {[]string{"--model", tinyModel, "--prompt", "x", "--expert", "0"}, "expertRanks 0", exitUsage},
-		"more ranks than experts": {[]string{"--model", tinyModel, "--prompt", "x", "--expert", "65"}, "routed experts", exitFailure},
+		"more ranks than experts": {[]string{"--model", tinyModel, "--prompt", "x", "--expert", "65"}, "only 16 routed experts", exitUsage},
 		"prompt beyond context":   {[]string{"--model", tinyModel, "--prompt", "x", "--max-context", "4", "--max-tokens", "9"}, "the context is 4", exitUsage},
 	} {
 		t.Run(label, func(t *testing.T) {
@@ -199,6 +199,51 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRunNamesWhatIsWrongWithACheckpoint breaks copies of the model.
+func TestRunNamesWhatIsWrongWithACheckpoint(t *testing.T) {
+	name := testBackend(t)
+	for label, tc := range map[string]struct {
+		file string
+		edit func([]byte) []byte
+		want string
+	}{
+		"truncated weights":       {"model.safetensors", func(b []byte) []byte { return b[:len(b)/2] }, "model.safetensors"},
+		"header cut off":          {"model.safetensors", func(b []byte) []byte { return b[:100] }, "model.safetensors"},
+		"tensor missing":          {"model.safetensors", rename("model.layers.2.mlp.experts.3.up_proj.weight"), "model.layers.2.mlp.experts.3.up_proj.weight"},
+		"tensor of another shape": {"config.json", replace(`"kv_lora_rank": 64`, `"kv_lora_rank": 32`), "kv_a_proj_with_mqa"},
+		"unknown architecture":    {"config.json", replace(`"deepseek_v2"`, `"llama"`), "llama"},
+		"config not JSON":         {"config.json", func([]byte) []byte { return []byte("{") }, "config.json"},
+	} {
+		t.Run(label, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS(tinyModel)); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, tc.file)
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, tc.edit(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err = findep(t, "run", "--backend", name, "--model", dir, "--prompt", "And", "--max-tokens", "2")
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func replace(from, to string) func([]byte) []byte {
+	return func(b []byte) []byte { return bytes.Replace(b, []byte(from), []byte(to), 1) }
+}
+
+// rename keeps the header's length.
+func rename(tensor string) func([]byte) []byte {
+	return replace(tensor, strings.Repeat("x", len(tensor)))
 }
 
 func TestShowCompletion(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -282,14 +281,12 @@ func (in *Instance) Failed() error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("local instance: rank %d ended: %w", rank, errors.Join(p.err, errEnded))
+			return fmt.Errorf("rank %d ended by itself (%v)", rank, p.err)
 		default:
 		}
 	}
 	return nil
 }
-
-var errEnded = errors.New("the process is gone; its last lines say why")
 
 // Stop ends all ranks and removes the temporary directory.
 func (in *Instance) Stop() {
