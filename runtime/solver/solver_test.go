@@ -421,62 +421,6 @@ func TestTheorems(t *testing.T) {
 	}
 }
 
-// exhaustive returns the least cost over all plans within the limits, and the
-// number of plans that are within them.
-func exhaustive(p *solver.Problem, policy plan.Policy) (best float64, feasible int) {
-	best = math.Inf(1)
-	for m := 1; m <= p.Limits.MaxMicroBatch; m++ {
-		for r1 := 1; r1 <= p.Limits.MaxPipelineDegree; r1++ {
-			for r2 := 1; r2 <= min(p.Limits.MaxSegments, m*p.SequenceTokens); r2++ {
-				for _, order := range []plan.Order{plan.ASAS, plan.AASS} {
-					if cost, ok := allowed(p, policy, order, m, r1, r2); ok {
-						feasible++
-						best = min(best, cost)
-					}
-				}
-			}
-		}
-	}
-	return best, feasible
-}
-
-// allowed evaluates one plan by the definition of the limits.
-func allowed(p *solver.Problem, policy plan.Policy, order plan.Order, m, r1, r2 int) (cost float64, ok bool) {
-	if policy != plan.FinDEP && (r2 > 1 || order != plan.ASAS) || policy == plan.Sequential && r1 > 1 {
-		return 0, false
-	}
-	if p.Order != "" && policy == plan.FinDEP && order != p.Order {
-		return 0, false
-	}
-	samples := r1 * m
-	if p.Batch > 0 {
-		if m != (p.Batch+r1-1)/r1 {
-			return 0, false
-		}
-		samples = p.Batch
-	}
-	if p.Limits.SamplesInFlight > 0 && samples > p.Limits.SamplesInFlight {
-		return 0, false
-	}
-	if mem := p.Memory; mem != nil {
-		a, e := mem.Attention, mem.Expert
-		if a.FixedBytes+a.WorkspaceBytes*int64(m)+a.PerSampleBytes*int64(samples) > a.UsableBytes {
-			return 0, false
-		}
-		if float64(e.FixedBytes)+float64(e.PerTokenBytes)*float64(m)*p.TokensPerExpertPerSample/float64(r2) > float64(e.UsableBytes) {
-			return 0, false
-		}
-	}
-	d := p.Times(m, r2).Makespan(policy, order, p.Layers, r1, r2) + float64(r1)*p.Outside.At(float64(m))
-	if p.Limits.MakespanMilliseconds > 0 && d > p.Limits.MakespanMilliseconds {
-		return 0, false
-	}
-	if p.Batch == 0 {
-		d /= float64(samples)
-	}
-	return d, true
-}
-
 // limited adds random limits of every form to a random problem.
 func limited(r *rand.Rand) *solver.Problem {
 	p := randomProblem(r)
@@ -503,31 +447,6 @@ func limited(r *rand.Rand) *solver.Problem {
 		p.Order = []plan.Order{plan.ASAS, plan.AASS}[r.IntN(2)]
 	}
 	return p
-}
-
-func TestSolveEqualsExhaustiveSearch(t *testing.T) {
-	infeasible := 0
-	for seed := range uint64(6000) {
-		p := limited(rand.New(rand.NewPCG(seed, 9)))
-		for _, policy := range []plan.Policy{plan.FinDEP, plan.PPPipe, plan.Sequential} {
-			r := solve(t, p, policy)
-			want, feasible := exhaustive(p, policy)
-			if (r.Infeasible == nil) != (feasible > 0) {
-				t.Fatalf("seed %d, %s: infeasible %+v, but %d plans are within the limits", seed, policy, r.Infeasible, feasible)
-			}
-			if r.Infeasible != nil {
-				infeasible++
-				continue
-			}
-			cost, ok := allowed(p, policy, r.Order, r.MicroBatchSize, r.R1, r.R2)
-			if !ok || !near(cost, want, 1e-11) {
-				t.Fatalf("seed %d: %v costs %v (within the limits: %v), exhaustive search finds %v\n%+v", seed, r.Plan, cost, ok, want, p)
-			}
-		}
-	}
-	if infeasible == 0 {
-		t.Error("no problem was infeasible; the test lost that half of its meaning")
-	}
 }
 
 // Under a cap on samples in flight FinDEP must never lose to its baselines, with
