@@ -131,6 +131,7 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 	measured := float64(elapsed) / float64(time.Millisecond)
 	if shape.samples > 0 {
 		l.record(shape, choice, measured)
+		l.planner.learn(shape, choice, l.config.current.Load(), outcomes, elapsed)
 	}
 	return &agentpb.StepResponse{
 		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),

@@ -11,7 +11,6 @@ import (
 	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/schedule"
-	"github.com/findep/findep-operator/runtime/solver"
 )
 
 // measureRepeats is how often each point is measured, after one run that only
@@ -43,12 +42,16 @@ func (l *leader) workloads() []workload {
 	return fit
 }
 
-// point is one measurement: work and the milliseconds per task of each kind on
-// the slowest rank, and of the whole step.
+// point is one executed step: the milliseconds per task of each kind on the
+// slowest rank, the mean work of such a task, and the whole step.
 type point struct {
-	shape    batchShape
-	kind     [executor.NumKinds]float64
-	measured float64
+	shape batchShape
+	plan  plan.Plan
+	// tokens, pairs and samples are those of one micro-batch on one attention
+	// rank; segment is the tokens of one segment of it.
+	tokens, pairs, samples, segment float64
+	kind                            [executor.NumKinds]float64
+	measured                        float64
 }
 
 // measure runs the workloads with nothing overlapped, so that every task's time
@@ -72,9 +75,7 @@ func (l *leader) measure(ctx context.Context, epoch uint64) error {
 	if len(points) == 0 {
 		return fmt.Errorf("no workload fits: the context is %d tokens, a step takes %d", l.limits.maxContext, l.limits.maxStepTokens)
 	}
-	s := fitStages(medians(points), l.limits.attentionRanks)
-	s.overhead = l.fitOverhead(s, points)
-	l.planner.setStages(s)
+	l.planner.start(medians(points), l.config.current.Load())
 	return nil
 }
 
@@ -112,11 +113,16 @@ func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
 	if _, _, err := l.execute(epoch, sequential, nil, ids); err != nil {
 		return point{}, err
 	}
-	return newPoint(shapeOf(fresh, l.limits.attentionRanks), outcomes, elapsed), nil
+	return newPoint(shapeOf(fresh, l.limits.attentionRanks), sequential, l.limits.attentionRanks, outcomes, elapsed), nil
 }
 
-func newPoint(shape batchShape, outcomes []*agentpb.RankOutcome, elapsed time.Duration) point {
-	p := point{shape: shape, measured: float64(elapsed) / float64(time.Millisecond)}
+func newPoint(shape batchShape, chosen plan.Plan, attentionRanks int, outcomes []*agentpb.RankOutcome, elapsed time.Duration) point {
+	batches := float64(attentionRanks * chosen.R1 * chosen.Chunks)
+	p := point{
+		shape: shape, plan: chosen, measured: float64(elapsed) / float64(time.Millisecond),
+		tokens: float64(shape.tokens) / batches, pairs: float64(shape.pairs) / batches, samples: float64(shape.samples) / batches,
+		segment: float64(shape.tokens) / (batches * float64(chosen.R2)),
+	}
 	for _, o := range outcomes {
 		for _, d := range o.Durations {
 			for k := range p.kind {
@@ -134,62 +140,60 @@ func medians(points []point) []point {
 	var merged []point
 	for i := 0; i+measureRepeats <= len(points); i += measureRepeats {
 		m := points[i]
+		repeats := points[i : i+measureRepeats]
 		for k := range m.kind {
-			var v []float64
-			for _, p := range points[i : i+measureRepeats] {
-				v = append(v, p.kind[k])
-			}
-			m.kind[k] = median(v)
+			m.kind[k] = medianOf(repeats, func(p point) float64 { return p.kind[k] })
 		}
+		m.measured = medianOf(repeats, func(p point) float64 { return p.measured })
 		merged = append(merged, m)
 	}
 	return merged
 }
 
-// fitStages fits every kind against the work it does. Tokens and pairs are
-// those of one attention rank. Points count by their relative error, or a long
-// prefill would decide what a decode step is predicted to take.
-func fitStages(points []point, attentionRanks int) *stageModel {
-	fit := func(kind executor.Kind, regressors func(batchShape) []float64) []float64 {
+func medianOf(points []point, value func(point) float64) float64 {
+	v := make([]float64, len(points))
+	for i, p := range points {
+		v[i] = value(p)
+	}
+	return median(v)
+}
+
+// fitStages fits every kind against the work it does. Points count by their
+// relative error, or a long prefill would decide what a decode step is
+// predicted to take.
+func fitStages(points []point) *stageModel {
+	fit := func(kind executor.Kind, regressors func(point) []float64) []float64 {
 		var x [][]float64
 		var y []float64
 		for _, p := range points {
-			row, weight := regressors(p.shape), 1/max(p.kind[kind], minStage)
+			if p.kind[kind] == 0 {
+				continue
+			}
+			row, weight := regressors(p), 1/max(p.kind[kind], minStage)
 			for i := range row {
 				row[i] *= weight
 			}
 			x, y = append(x, row), append(y, p.kind[kind]*weight)
 		}
+		if len(x) == 0 {
+			// No task of this kind: a model without shared experts, say.
+			return make([]float64, 3)
+		}
 		return fitNonNegative(x, y)
 	}
-	ranks := float64(attentionRanks)
-	tokens := func(s batchShape) []float64 { return []float64{1, float64(s.tokens) / ranks} }
-	pairs := func(s batchShape) []float64 {
-		return []float64{1, float64(s.tokens) / ranks, float64(s.pairs) / ranks}
-	}
-	samples := func(s batchShape) []float64 { return []float64{1, float64(s.samples) / ranks} }
+	pairs := func(p point) []float64 { return []float64{1, p.tokens, p.pairs} }
+	tokens := func(p point) []float64 { return []float64{1, p.tokens} }
+	segment := func(p point) []float64 { return []float64{1, p.segment} }
+	samples := func(p point) []float64 { return []float64{1, p.samples} }
 
 	s := &stageModel{
 		attention: [3]float64(fit(executor.Kind(schedule.Attention), pairs)),
 		shared:    [2]float64(fit(executor.Kind(schedule.Shared), tokens)),
-		a2e:       [2]float64(fit(executor.Kind(schedule.A2E), tokens)),
-		expert:    [2]float64(fit(executor.Kind(schedule.Expert), tokens)),
-		e2a:       [2]float64(fit(executor.Kind(schedule.E2A), tokens)),
+		a2e:       [2]float64(fit(executor.Kind(schedule.A2E), segment)),
+		expert:    [2]float64(fit(executor.Kind(schedule.Expert), segment)),
+		e2a:       [2]float64(fit(executor.Kind(schedule.E2A), segment)),
 	}
 	dense, head := fit(executor.Dense, tokens), fit(executor.Head, samples)
 	s.outside = [3]float64{dense[0] + head[0], dense[1], head[1]}
 	return s
-}
-
-// fitOverhead is the median of what a step takes beyond its tasks.
-func (l *leader) fitOverhead(s *stageModel, points []point) float64 {
-	var over []float64
-	in := l.config.current.Load()
-	for _, p := range points {
-		sequential := plan.Plan{Policy: plan.Sequential, MicroBatchSize: p.shape.largest, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
-		if r, err := solver.Predict(s.problem(p.shape, l.planner.model, in), sequential); err == nil {
-			over = append(over, max(0, p.measured-r.MakespanMilliseconds))
-		}
-	}
-	return median(over)
 }

@@ -30,6 +30,7 @@ type metrics struct {
 	degree    *prometheus.GaugeVec
 	solves    prometheus.Counter
 	changes   prometheus.Counter
+	refits    prometheus.Counter
 	rows      *prometheus.CounterVec
 	gpus      *prometheus.GaugeVec
 }
@@ -52,6 +53,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 	m.degree = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("plan", "The plan in use: one series per parameter (micro_batch_size, r1, r2) with policy and order as labels.")), []string{"phase", "policy", "order", "parameter"})
 	m.solves = prometheus.NewCounter(prometheus.CounterOpts(opts("solver_solves_total", "Runs of the solver.")))
 	m.changes = prometheus.NewCounter(prometheus.CounterOpts(opts("plan_changes_total", "Steps that ran with another plan than the step before in the same phase.")))
+	m.refits = prometheus.NewCounter(prometheus.CounterOpts(opts("stage_refits_total", "Times the stage model was fitted again because predictions were off by more than 15 % for long.")))
 	m.rows = prometheus.NewCounterVec(prometheus.CounterOpts(opts("expert_rows_total", "Token rows computed by each expert of this rank, by local expert number.")), []string{"expert"})
 	m.gpus = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("gpu_memory_bytes", "Total memory of each GPU that this rank can see; no series where there is no driver.")), []string{"index", "uuid", "product"})
 	epoch := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("epoch", "Membership epoch of the last formation.")),
@@ -63,7 +65,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 			}
 			return 0
 		})
-	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.rows, m.gpus,
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus,
 		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -34,18 +34,25 @@ type planner struct {
 	fixed  map[phase]plan.Plan // with resolve AtStart
 	memoOf *plan.Instance      // the configuration the memo was made for
 	solves map[phase]uint64
+	// last is the plan of the last step of each phase.
+	last    map[phase]plan.Plan
+	learner learner
 }
+
+// hysteresis is the predicted gain below which the plan of the step before is
+// kept: a change costs buffers and caches, and predictions are not that exact.
+const hysteresis = 0.03
 
 func newPlanner(m *model.Shape, log *slog.Logger, metrics *metrics) *planner {
-	return &planner{model: m, log: log, metrics: metrics, solves: map[phase]uint64{}}
+	return &planner{model: m, log: log, metrics: metrics, solves: map[phase]uint64{}, last: map[phase]plan.Plan{}, learner: newLearner()}
 }
 
-// setStages replaces what predictions rest on.
-func (p *planner) setStages(s *stageModel) {
+// start takes the warm-up's points as the first thing predictions rest on.
+func (p *planner) start(points []point, in *plan.Instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stages = s
-	p.memoOf = nil
+	p.learner.base = points
+	p.fit(in)
 }
 
 func (p *planner) measured() bool {
@@ -83,9 +90,28 @@ func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
 	}
 	c := choice{plan: chosen}
 	if p.stages != nil {
-		if r, err := solver.Predict(p.stages.problem(shape, p.model, in), chosen); err == nil {
-			c.predicted = r.MakespanMilliseconds + p.stages.overhead
-		}
+		c.predicted = p.predict(p.stages, shape, chosen, in)
+		c = p.settle(c, shape, in)
+	}
+	p.last[shape.phase()] = c.plan
+	return c
+}
+
+// settle stays with the plan of the step before unless the new one is better by
+// more than the hysteresis. The old plan must suit the batch: same policy, and
+// as many micro-batches as it fills.
+func (p *planner) settle(c choice, shape batchShape, in *plan.Instance) choice {
+	before, ok := p.last[shape.phase()]
+	if !ok || before == c.plan || in.Schedule.Fixed != nil || before.Policy != in.Schedule.Policy ||
+		(in.Schedule.Order != plan.OrderAuto && before.Order != in.Schedule.Order) {
+		return c
+	}
+	if most := before.R1 * before.MicroBatchSize; most < shape.largest || most-before.MicroBatchSize >= shape.largest {
+		return c
+	}
+	kept := choice{plan: before, predicted: p.predict(p.stages, shape, before, in)}
+	if kept.predicted > 0 && kept.predicted*(1-hysteresis) <= c.predicted {
+		return kept
 	}
 	return c
 }

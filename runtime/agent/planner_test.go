@@ -7,10 +7,8 @@ import (
 	"os"
 	"testing"
 
-	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
-	"github.com/findep/findep-operator/runtime/schedule"
 )
 
 // linkBound is a machine where transfer and experts take as long as attention,
@@ -29,7 +27,7 @@ func testPlanner(t *testing.T) (*planner, *plan.Instance) {
 		t.Fatal(err)
 	}
 	p := newPlanner(shape, slog.New(slog.NewTextHandler(os.Stderr, nil)), newMetrics(0, func() rankStatus { return rankStatus{} }))
-	p.setStages(linkBound())
+	p.stages = linkBound()
 	return p, &plan.Instance{AttentionRanks: 2, ExpertRanks: 2, Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online"}}
 }
 
@@ -95,7 +93,7 @@ func TestPlannerHonoursFixedAndAtStart(t *testing.T) {
 
 func TestPlannerRunsWholeBatchesUntilMeasured(t *testing.T) {
 	p, in := testPlanner(t)
-	p.setStages(nil)
+	p.stages = nil
 	c := p.choose(prompts(4, 16), in)
 	want := plan.Plan{Policy: plan.FinDEP, MicroBatchSize: 4, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
 	if c.plan != want || c.predicted != 0 {
@@ -110,19 +108,10 @@ func TestFitStagesRecoversTheModel(t *testing.T) {
 		expert: [2]float64{0.05, 0.002}, e2a: [2]float64{0.01, 4e-4}, outside: [3]float64{0.2, 0.001, 0.05},
 	}
 	var points []point
-	for _, s := range []batchShape{prompts(1, 1), prompts(1, 16), prompts(1, 64), prompts(1, 256), prompts(4, 16), prompts(4, 64),
-		{samples: 8, largest: 4, tokens: 8, pairs: 8 * 65}, {samples: 32, largest: 16, tokens: 32, pairs: 32 * 65}} {
-		tokens, pairs, samples := float64(s.tokens)/2, float64(s.pairs)/2, float64(s.samples)/2
-		p := point{shape: s}
-		line := func(c [2]float64) float64 { return c[0] + c[1]*tokens }
-		p.kind[schedule.Attention] = want.attention[0] + want.attention[1]*tokens + want.attention[2]*pairs
-		p.kind[schedule.Shared], p.kind[schedule.A2E] = line(want.shared), line(want.a2e)
-		p.kind[schedule.Expert], p.kind[schedule.E2A] = line(want.expert), line(want.e2a)
-		p.kind[executor.Dense] = 0.2 + want.outside[1]*tokens
-		p.kind[executor.Head] = want.outside[2] * samples
-		points = append(points, p)
+	for _, shape := range warmUpShapes() {
+		points = append(points, want.point(shape, plan.Plan{Policy: plan.Sequential, MicroBatchSize: shape.largest, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}))
 	}
-	if got := fitStages(points, 2); got.String() != want.String() {
+	if got := fitStages(points); got.String() != want.String() {
 		t.Errorf("fitted\n%s\nwant\n%s", got, &want)
 	}
 }
