@@ -15,14 +15,14 @@ import (
 func planToProto(p plan.Plan) *agentpb.PlanInUse {
 	return &agentpb.PlanInUse{
 		Policy: string(p.Policy), MicroBatchSize: uint32(p.MicroBatchSize), R1: uint32(p.R1), R2: uint32(p.R2),
-		Order: string(p.Order), Chunks: uint32(p.Chunks),
+		Order: string(p.Order), Chunks: uint32(p.Chunks), ChunkBoundaries: string(p.ChunkBoundaries),
 	}
 }
 
 func planFromProto(p *agentpb.PlanInUse) plan.Plan {
 	return plan.Plan{
 		Policy: plan.Policy(p.GetPolicy()), MicroBatchSize: int(p.GetMicroBatchSize()), R1: int(p.GetR1()), R2: int(p.GetR2()),
-		Order: plan.Order(p.GetOrder()), Chunks: int(p.GetChunks()),
+		Order: plan.Order(p.GetOrder()), Chunks: int(p.GetChunks()), ChunkBoundaries: plan.Boundaries(p.GetChunkBoundaries()),
 	}
 }
 

@@ -91,6 +91,22 @@ func TestPlannerHonoursFixedAndAtStart(t *testing.T) {
 	}
 }
 
+// TestPlannerCutsALongPrompt: with one prompt in flight only causal chunks keep
+// both groups busy.
+func TestPlannerCutsALongPrompt(t *testing.T) {
+	p, in := testPlanner(t)
+	off := p.choose(prompts(1, 2048), in)
+	auto := *in
+	auto.Schedule.Chunks = "Auto"
+	on := p.choose(prompts(1, 2048), &auto)
+	if off.plan.Chunks != 1 || on.plan.Chunks < 2 || on.predicted > 0.9*off.predicted {
+		t.Errorf("without chunks %s takes %.1f ms, with chunks %s takes %.1f", off.plan, off.predicted, on.plan, on.predicted)
+	}
+	if c := p.choose(decodes(8, 512), &auto); c.plan.Chunks != 1 {
+		t.Errorf("decode was cut into chunks: %s", c.plan)
+	}
+}
+
 func TestPlannerRunsWholeBatchesUntilMeasured(t *testing.T) {
 	p, in := testPlanner(t)
 	p.stages = nil

@@ -38,13 +38,20 @@ func (s *stageModel) problem(shape batchShape, m *model.Shape, in *plan.Instance
 	perExpert := float64(in.AttentionRanks*m.MoE.ExpertsPerToken) / float64(m.MoE.Experts)
 	tokens := shape.tokensPerSample()
 	segment := func(c [2]float64) solver.Affine { return solver.Affine{Alpha: c[0], Beta: c[1] / perExpert} }
+	// The tokens [u, v) of a sample, as fractions, see the cache with all of
+	// their keys and the sample itself causally: tokens^2 (v^2-u^2)/2 pairs.
+	causal := tokens * tokens / 2
 	p := &solver.Problem{
 		Stages: solver.Stages{
-			Attention: solver.AttentionTime{Alpha: s.attention[0], Beta: s.attention[1]*tokens + s.attention[2]*shape.pairsPerSample()},
-			Shared:    solver.Affine{Alpha: s.shared[0], Beta: s.shared[1] * tokens},
-			Expert:    segment(s.expert),
-			A2E:       segment(s.a2e),
-			E2A:       segment(s.e2a),
+			Attention: solver.AttentionTime{
+				Alpha:     s.attention[0],
+				Beta:      s.attention[1]*tokens + s.attention[2]*max(0, shape.pairsPerSample()-causal),
+				Quadratic: s.attention[2] * causal,
+			},
+			Shared: solver.Affine{Alpha: s.shared[0], Beta: s.shared[1] * tokens},
+			Expert: segment(s.expert),
+			A2E:    segment(s.a2e),
+			E2A:    segment(s.e2a),
 		},
 		Layers:                   m.MoELayers(),
 		TokensPerExpertPerSample: perExpert * tokens,
@@ -52,9 +59,17 @@ func (s *stageModel) problem(shape batchShape, m *model.Shape, in *plan.Instance
 		SequenceTokens:           max(1, int(tokens+0.5)),
 		Batch:                    shape.largest,
 		Samples:                  shape.samples,
+		ExactRemainder:           true,
 		Order:                    in.Schedule.Order,
 		Outside:                  solver.Affine{Alpha: s.outside[0], Beta: s.outside[1]*tokens + s.outside[2]},
 		Limits:                   solver.Limits{MaxSegments: in.Schedule.MaxSegments},
 	}
+	if in.Schedule.Chunks == "Auto" && shape.phase() == prefill {
+		p.Limits.MaxChunks, p.Limits.UnequalChunks = maxChunks, true
+	}
 	return p
 }
+
+// maxChunks bounds the causal chunks of a prompt. Each chunk pays every stage's
+// constant part again, so few are worth it.
+const maxChunks = 8

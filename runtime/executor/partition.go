@@ -26,8 +26,8 @@ func (m MicroBatch) Tokens() int {
 // plan's chunks, in the order (group, chunk) of schedule.Schedule. A group has
 // MicroBatchSize pieces, the last ones fewer or none; pieces beyond
 // r1*MicroBatchSize are spread so that sizes differ by at most one: no piece is
-// ever dropped. With q chunks, chunk c of a piece with n tokens is its tokens
-// [floor(c n/q), floor((c+1) n/q)); empty slices are left out.
+// ever dropped. A piece's chunks are those of plan.Plan.ChunkRange; empty slices
+// are left out.
 func Partition(pieces []Piece, p plan.Plan) []MicroBatch {
 	n, r1, chunks := len(pieces), p.R1, max(p.Chunks, 1)
 	batches := make([]MicroBatch, r1*chunks)
@@ -38,7 +38,7 @@ func Partition(pieces []Piece, p plan.Plan) []MicroBatch {
 		}
 		for c := range chunks {
 			for i := from; i < to; i++ {
-				begin, end := schedule.SegmentRange(len(pieces[i].Tokens), chunks, c)
+				begin, end := p.ChunkRange(len(pieces[i].Tokens), c)
 				if begin < end {
 					batches[g*chunks+c] = append(batches[g*chunks+c], Slice{i, begin, end})
 				}

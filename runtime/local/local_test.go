@@ -262,7 +262,10 @@ func TestPolicyChangesWithoutRestart(t *testing.T) {
 	epoch := ready(t, client, 0)
 	all := prompts(t)[:6]
 	pipelined := plan.Plan{Policy: plan.FinDEP, MicroBatchSize: 1, R1: 3, R2: 2, Order: plan.AASS, Chunks: 1}
+	chunked := plan.Plan{Policy: plan.FinDEP, MicroBatchSize: 2, R1: 2, R2: 2, Order: plan.ASAS, Chunks: 3, ChunkBoundaries: "450,750"}
 	for _, s := range []plan.Schedule{
+		{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Auto", Resolve: "Online"},
+		{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Auto", Resolve: "Online", Fixed: &chunked},
 		{Policy: plan.PPPipe, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online"},
 		{Policy: plan.Sequential, Order: plan.OrderAuto, Chunks: "Off", Resolve: "AtStart"},
 		{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online", Fixed: &pipelined},
@@ -277,8 +280,12 @@ func TestPolicyChangesWithoutRestart(t *testing.T) {
 		}
 		awaitSchedule(t, in, hash)
 		for i, p := range generate(t, client, epoch, 2, all) {
-			if p.Policy != string(s.Policy) || (s.Fixed != nil && (p.R1 != 3 || p.R2 != 2 || p.Order != "AASS")) {
+			if p.Policy != string(s.Policy) {
 				t.Fatalf("step %d ran %v, want %+v", i, p, s)
+			}
+			if f := s.Fixed; f != nil && (int(p.R1) != f.R1 || int(p.R2) != f.R2 || p.Order != string(f.Order) ||
+				int(p.Chunks) != f.Chunks || p.ChunkBoundaries != string(f.ChunkBoundaries)) {
+				t.Fatalf("step %d ran %v, want %+v", i, p, f)
 			}
 		}
 	}

@@ -655,8 +655,11 @@ type PlanInUse struct {
 	R2             uint32                 `protobuf:"varint,4,opt,name=r2,proto3" json:"r2,omitempty"`
 	Order          string                 `protobuf:"bytes,5,opt,name=order,proto3" json:"order,omitempty"`
 	Chunks         uint32                 `protobuf:"varint,6,opt,name=chunks,proto3" json:"chunks,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Where chunks of unequal length end, in permille of a sample's tokens, as
+	// the plan package writes them ("450,750"); empty for equal chunks.
+	ChunkBoundaries string `protobuf:"bytes,7,opt,name=chunk_boundaries,json=chunkBoundaries,proto3" json:"chunk_boundaries,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PlanInUse) Reset() {
@@ -729,6 +732,13 @@ func (x *PlanInUse) GetChunks() uint32 {
 		return x.Chunks
 	}
 	return 0
+}
+
+func (x *PlanInUse) GetChunkBoundaries() string {
+	if x != nil {
+		return x.ChunkBoundaries
+	}
+	return ""
 }
 
 type StepResponse struct {
@@ -1003,14 +1013,15 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\x05R\x05token\x12\x18\n" +
 	"\alogprob\x18\x03 \x01(\x02R\alogprob\x12/\n" +
 	"\x03top\x18\x04 \x03(\v2\x1d.findep.agent.v1.TokenLogprobR\x03top\x12\x16\n" +
-	"\x06logits\x18\x05 \x01(\fR\x06logits\"\x9b\x01\n" +
+	"\x06logits\x18\x05 \x01(\fR\x06logits\"\xc6\x01\n" +
 	"\tPlanInUse\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12(\n" +
 	"\x10micro_batch_size\x18\x02 \x01(\rR\x0emicroBatchSize\x12\x0e\n" +
 	"\x02r1\x18\x03 \x01(\rR\x02r1\x12\x0e\n" +
 	"\x02r2\x18\x04 \x01(\rR\x02r2\x12\x14\n" +
 	"\x05order\x18\x05 \x01(\tR\x05order\x12\x16\n" +
-	"\x06chunks\x18\x06 \x01(\rR\x06chunks\"\x8c\x02\n" +
+	"\x06chunks\x18\x06 \x01(\rR\x06chunks\x12)\n" +
+	"\x10chunk_boundaries\x18\a \x01(\tR\x0fchunkBoundaries\"\x8c\x02\n" +
 	"\fStepResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\x04R\x04step\x126\n" +
