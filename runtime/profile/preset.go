@@ -24,10 +24,20 @@ func Presets() []string {
 	return names
 }
 
+// aliases are other usual names of the presets.
+var aliases = map[string]string{
+	"rtx-a6000": "a6000",
+	"h100":      "h100-sxm",
+}
+
 // Preset returns a fresh copy of a built-in profile; case does not matter. Presets are not
 // calibrated: they let a plan be made before anything was measured.
 func Preset(name string) (*Profile, error) {
-	data, err := presetFiles.ReadFile("presets/" + strings.ToLower(name) + ".json")
+	file := strings.ToLower(name)
+	if other, ok := aliases[file]; ok {
+		file = other
+	}
+	data, err := presetFiles.ReadFile("presets/" + file + ".json")
 	if err != nil {
 		return nil, fmt.Errorf("profile %q is not built in (%s); give a measured profile instead", name, strings.Join(Presets(), ", "))
 	}
