@@ -52,7 +52,7 @@ func (a *Attention) Free() {
 
 // LoadAttention reads an attention rank's share of the checkpoint.
 func LoadAttention(dev backend.Device, ckpt *Checkpoint, shape *model.Shape, o Options) (*Attention, error) {
-	l, err := newLoader(dev, ckpt, o)
+	l, err := newLoader(dev, ckpt, shape, o)
 	if err != nil {
 		return nil, err
 	}

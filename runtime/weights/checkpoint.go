@@ -145,7 +145,8 @@ func (c *Checkpoint) Close() error {
 func (c *Checkpoint) Names() []string { return slices.Sorted(maps.Keys(c.tensors)) }
 
 // Tensor returns the little-endian elements of a tensor, row after row, with
-// their type and shape. The bytes are read-only and live until Close.
+// their type and shape. The bytes are read-only and live until Close. FP8
+// elements are returned as stored, without their scales.
 func (c *Checkpoint) Tensor(name string) ([]byte, backend.DType, []int, error) {
 	e, ok := c.tensors[name]
 	if !ok {
@@ -153,7 +154,7 @@ func (c *Checkpoint) Tensor(name string) ([]byte, backend.DType, []int, error) {
 	}
 	dtype, ok := loadable[e.info.DType]
 	if !ok {
-		return nil, 0, nil, fmt.Errorf("tensor %q in %s has elements of type %s; BF16, F16 and F32 can be loaded", name, e.source.path, e.info.DType)
+		return nil, 0, nil, fmt.Errorf("tensor %q in %s has elements of type %s; BF16, F16, F32 and F8_E4M3 can be loaded", name, e.source.path, e.info.DType)
 	}
 	data, err := e.source.bytes(e.info.Begin, e.info.End)
 	if err != nil {
@@ -162,7 +163,7 @@ func (c *Checkpoint) Tensor(name string) ([]byte, backend.DType, []int, error) {
 	return data, dtype, slices.Clone(e.info.Shape), nil
 }
 
-var loadable = map[string]backend.DType{"F32": backend.F32, "F16": backend.F16, "BF16": backend.BF16}
+var loadable = map[string]backend.DType{"F32": backend.F32, "F16": backend.F16, "BF16": backend.BF16, "F8_E4M3": backend.F8E4M3}
 
 // shaped is Tensor for a tensor that must have the given shape.
 func (c *Checkpoint) shaped(name string, want ...int) ([]byte, backend.DType, error) {

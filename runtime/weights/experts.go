@@ -50,7 +50,7 @@ func LoadExperts(dev backend.Device, ckpt *Checkpoint, shape *model.Shape, first
 	if first < 0 || first > last || last > shape.MoE.Experts {
 		return nil, fmt.Errorf("experts [%d, %d) are not among the model's %d", first, last, shape.MoE.Experts)
 	}
-	l, err := newLoader(dev, ckpt, o)
+	l, err := newLoader(dev, ckpt, shape, o)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/model"
 )
 
 // Options choose how weights are stored on the device.
@@ -30,9 +31,11 @@ type loader struct {
 	dtype   backend.DType
 	staging []byte
 	buffers []backend.Buffer
+	// quantization is nil unless config.json announces FP8 weights.
+	quantization *model.Quantization
 }
 
-func newLoader(dev backend.Device, ckpt *Checkpoint, o Options) (*loader, error) {
+func newLoader(dev backend.Device, ckpt *Checkpoint, shape *model.Shape, o Options) (*loader, error) {
 	if o.DType != backend.F32 && o.DType != backend.BF16 {
 		return nil, fmt.Errorf("weights cannot be stored as %s; use F32 or BF16", o.DType)
 	}
@@ -45,7 +48,9 @@ func newLoader(dev backend.Device, ckpt *Checkpoint, o Options) (*loader, error)
 	if err != nil {
 		return nil, fmt.Errorf("stream for loading weights: %w", err)
 	}
-	return &loader{dev: dev, stream: stream, ckpt: ckpt, dtype: o.DType, staging: make([]byte, stagingElements*4)}, nil
+	return &loader{
+		dev: dev, stream: stream, ckpt: ckpt, dtype: o.DType, staging: make([]byte, stagingElements*4), quantization: shape.Quantization,
+	}, nil
 }
 
 // finish closes the stream and, after a failure, frees what was loaded.
@@ -99,8 +104,11 @@ func (l *loader) vector(dst *backend.Matrix, name string, n int) error {
 	if err != nil {
 		return err
 	}
+	if dtype == backend.F8E4M3 {
+		return fmt.Errorf("tensor %q in %s is FP8; norms and biases must be F32, F16 or BF16", name, l.ckpt.tensors[name].source.path)
+	}
 	*dst = m
-	return l.copy(name, m, data, dtype)
+	return l.copy(name, m, data, dtype, nil)
 }
 
 // part is a tensor of some rows within a stacked matrix.
@@ -125,7 +133,13 @@ func (l *loader) stack(dst *backend.Matrix, dtype backend.DType, parts []part, c
 		if err != nil {
 			return err
 		}
-		if err := l.copy(p.name, m.RowRange(at, at+p.rows), data, from); err != nil {
+		var scales *blockScales
+		if from == backend.F8E4M3 {
+			if scales, err = l.scales(p.name, p.rows, cols); err != nil {
+				return err
+			}
+		}
+		if err := l.copy(p.name, m.RowRange(at, at+p.rows), data, from, scales); err != nil {
 			return err
 		}
 		at += p.rows
@@ -135,13 +149,19 @@ func (l *loader) stack(dst *backend.Matrix, dtype backend.DType, parts []part, c
 }
 
 // copy converts data to the type of m, a contiguous matrix, and copies it.
-func (l *loader) copy(name string, m backend.Matrix, data []byte, from backend.DType) error {
+// scales are nil unless data are FP8.
+func (l *loader) copy(name string, m backend.Matrix, data []byte, from backend.DType, scales *blockScales) error {
 	return guarded(fmt.Sprintf("tensor %q", name), func() error {
 		to := m.DType
 		for done, total := 0, len(data)/from.Size(); done < total; {
 			n := min(total-done, stagingElements)
 			out := l.staging[:n*to.Size()]
-			convert(out, to, data[done*from.Size():(done+n)*from.Size()], from)
+			in := data[done*from.Size() : (done+n)*from.Size()]
+			if scales != nil {
+				scales.dequantise(out, to, in, done)
+			} else {
+				convert(out, to, in, from)
+			}
 			if err := l.stream.CopyIn(m.Buffer, (m.Offset+int64(done))*int64(to.Size()), out); err != nil {
 				return fmt.Errorf("tensor %q: copying to the device: %w", name, err)
 			}

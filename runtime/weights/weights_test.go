@@ -25,7 +25,7 @@ func file(header string, data []byte) []byte {
 	return append(append(b, header...), data...)
 }
 
-func save(t *testing.T, dir, name string, content []byte) {
+func save(t testing.TB, dir, name string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 		t.Fatal(err)
