@@ -115,6 +115,12 @@ const (
 	// ReasonContainerFailing surfaces when a container keeps exiting; the message
 	// names pod, container, exit code and the end of its output.
 	ReasonContainerFailing = "ContainerFailing"
+	// ReasonRestartLimitReached surfaces when an instance failed more often than
+	// recovery.maxRestarts allows; its pods are kept for their logs.
+	ReasonRestartLimitReached = "RestartLimitReached"
+	// ReasonRecoveryOff surfaces when an instance failed and recovery.policy is
+	// None.
+	ReasonRecoveryOff = "RecoveryOff"
 	// ReasonDeleting surfaces while the object is being deleted.
 	ReasonDeleting = "Deleting"
 	// ReasonReconcileFailed surfaces when the operator could not do its work; the

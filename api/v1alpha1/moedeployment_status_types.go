@@ -324,7 +324,7 @@ type ProfileStatus struct {
 }
 
 // InstancePhase is where an instance is on its way to serving.
-// +kubebuilder:validation:Enum=Pending;Starting;Forming;Serving;Failing;Terminating
+// +kubebuilder:validation:Enum=Pending;Starting;Forming;Serving;Failing;Failed;Terminating
 type InstancePhase string
 
 // The phases of an instance.
@@ -339,6 +339,9 @@ const (
 	InstanceServing InstancePhase = "Serving"
 	// InstanceFailing means that a container cannot start or keeps failing.
 	InstanceFailing InstancePhase = "Failing"
+	// InstanceFailed means that the operator no longer repairs it, because
+	// recovery.maxRestarts is used up or recovery.policy is None.
+	InstanceFailed InstancePhase = "Failed"
 	// InstanceTerminating means that its pods are being deleted.
 	InstanceTerminating InstancePhase = "Terminating"
 )
@@ -384,4 +387,44 @@ type InstanceStatus struct {
 	// container's last exit or the end of the previous epoch.
 	// +optional
 	LastFailure string `json:"lastFailure,omitempty"`
+
+	// lastExitCode is the exit code of the container that failed last.
+	// +optional
+	LastExitCode *int32 `json:"lastExitCode,omitempty"`
+
+	// failures is the number of failures since the instance last served for ten
+	// minutes on end: containers that exited and pods that ended. Those within
+	// recovery.backoffSeconds of each other count once, since one lost rank may
+	// take others with it. recovery.maxRestarts bounds it.
+	// +optional
+	Failures int32 `json:"failures,omitempty"`
+
+	// lastFailureTime is when the operator noticed the last of them.
+	// +optional
+	LastFailureTime *metav1.Time `json:"lastFailureTime,omitempty"`
+
+	// completeSince is when all of its pods first existed; a pod that is missing
+	// afterwards was lost. It is unset while the instance is being made.
+	// +optional
+	CompleteSince *metav1.Time `json:"completeSince,omitempty"`
+
+	// counted are the pods whose failures are counted, so that none counts twice.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=1024
+	Counted []CountedFailures `json:"counted,omitempty"`
+}
+
+// CountedFailures is how many failures of one pod are counted.
+type CountedFailures struct {
+	// uid of the pod.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	UID string `json:"uid,omitempty"`
+
+	// failures of its containers, one more if the pod itself has ended.
+	// +optional
+	Failures int32 `json:"failures,omitempty"`
 }

@@ -497,19 +497,24 @@ const (
 type RecoverySpec struct {
 	// policy is InPlace (default): the lost pod is replaced and the instance
 	// forms again with the pods that survived; RecreateInstance: all its pods
-	// are replaced; None: nothing is done.
+	// are replaced; None: lost pods are not replaced, and only the kubelet
+	// restarts containers.
 	// +optional
 	Policy RecoveryPolicy `json:"policy,omitempty"`
 
-	// maxRestarts bounds the failures of one instance before it is given up.
+	// maxRestarts bounds the failures of one instance before it is given up: its
+	// phase is then Failed and its pods are kept for their logs. It is taken up
+	// again when the spec changes, when this bound is raised or when all its pods
+	// are deleted. Failures are forgotten once it has served for ten minutes.
 	// Default 10.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	MaxRestarts int32 `json:"maxRestarts,omitempty"`
 
-	// backoffSeconds is the pause before a pod that failed soon after its start
-	// is replaced. Default 5.
+	// backoffSeconds is the pause before what failed soon after its start is
+	// replaced. It doubles with every further failure, up to five minutes (or
+	// backoffSeconds, if that is more). Default 5.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600

@@ -90,6 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		return ctrl.Result{}, nil
 	}
 	s.resolved = resolve.Resolve(&d, s.facts)
+	s.considerRecovery()
 	// From here on the phases are independent enough that one that fails must
 	// not keep the others from their work.
 	var errs []error

@@ -55,7 +55,7 @@ func (s *scope) outdated(pod *corev1.Pod) bool {
 }
 
 func (s *scope) factsOf(i *instance) instanceFacts {
-	f := instanceFacts{wanted: i.wanted, serving: s.serving(i)}
+	f := instanceFacts{wanted: i.wanted, serving: s.serving(i), remedy: i.remedy}
 	f.outdated, f.terminating = s.age(i)
 	return f
 }
@@ -73,12 +73,27 @@ func (s *scope) age(i *instance) (outdated, leaving bool) {
 	return outdated, leaving
 }
 
+// leaving says that every pod of an instance is on its way out.
+func leaving(i *instance) bool {
+	for _, pod := range i.pods {
+		if !terminating(pod) {
+			return false
+		}
+	}
+	return true
+}
+
 func (r *Reconciler) carryOut(ctx context.Context, s *scope, i *instance) error {
 	switch i.action {
 	case remove:
 		return r.removeInstance(ctx, s, i)
 	case recreate:
 		s.note(v1alpha1.ReasonRollingOut, "Recreate", "Recreating instance %d for revision %s", i.index, s.resolved.Revision)
+		return r.deletePods(ctx, i)
+	case restart:
+		if !leaving(i) {
+			s.note(v1alpha1.ReasonRecovering, "Recreate", "Recreating instance %d, which has failed", i.index)
+		}
 		return r.deletePods(ctx, i)
 	case complete:
 		return r.completeInstance(ctx, s, i)
@@ -181,7 +196,7 @@ func (r *Reconciler) completePod(ctx context.Context, s *scope, i *instance, in 
 	case terminating(pod):
 		return false, nil
 	case ended(pod):
-		return false, r.replace(ctx, s, pod)
+		return false, r.replace(ctx, s, i, pod)
 	case pod.Annotations[v1alpha1.AnnotationConfigHash] != in.ConfigHash:
 		return false, r.announceConfig(ctx, pod, in.ConfigHash, "")
 	}
@@ -222,14 +237,10 @@ func (r *Reconciler) nudge(ctx context.Context, s *scope) error {
 	return errors.Join(errs...)
 }
 
-// replace deletes a pod that has ended, after a pause if it did not live long.
-// Its successor is made when the name is free.
-func (r *Reconciler) replace(ctx context.Context, s *scope, pod *corev1.Pod) error {
-	backoff := defaultBackoff
-	if seconds := s.deployment.Spec.Recovery.BackoffSeconds; seconds > 0 {
-		backoff = time.Duration(seconds) * time.Second
-	}
-	if wait := replaceAfter(pod, s.now, backoff); wait > 0 {
+// replace deletes a pod that has ended, once the pause after it is over. Its
+// successor is made when the name is free.
+func (r *Reconciler) replace(ctx context.Context, s *scope, i *instance, pod *corev1.Pod) error {
+	if wait := recoveryOf(s.deployment.Spec.Recovery).wait(i.history, s.now); wait > 0 {
 		s.requeue(wait)
 		return nil
 	}

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/render"
 )
 
-// shortLife is how long a pod must have lived for its replacement not to be
-// held back.
+// shortLife is how long an instance must have lived for the repair of its first
+// failure not to be held back.
 const shortLife = time.Minute
 
 func revisionOf(pod *corev1.Pod) string { return pod.Labels[v1alpha1.LabelRevision] }
@@ -154,40 +155,27 @@ func tail(text string) string {
 	return "..." + strings.ToValidUTF8(text[len(text)-most:], "")
 }
 
-// lastFailure is the most recent failure that the pods still show.
-func lastFailure(pods []*corev1.Pod) string {
+// lastFailure is the most recent failure that the pods still show, and the exit
+// code if a container exited.
+func lastFailure(pods []*corev1.Pod) (text string, exitCode *int32) {
 	var latest time.Time
-	text := ""
 	for _, pod := range pods {
 		if pod.Status.Phase == corev1.PodFailed && text == "" {
-			text = fmt.Sprintf("Pod %s ended: %s %s", pod.Name, pod.Status.Reason, tail(pod.Status.Message))
+			text = strings.TrimSpace(fmt.Sprintf("Pod %s ended: %s %s", pod.Name, pod.Status.Reason, tail(pod.Status.Message)))
 		}
 		for _, c := range containerStatuses(pod) {
 			t := c.LastTerminationState.Terminated
+			if t == nil {
+				t = c.State.Terminated
+			}
 			if t == nil || t.ExitCode == 0 || t.FinishedAt.Time.Before(latest) {
 				continue
 			}
-			latest = t.FinishedAt.Time
+			latest, exitCode = t.FinishedAt.Time, ptr.To(t.ExitCode)
 			text = fmt.Sprintf("Pod %s, container %s exited%s", pod.Name, c.Name, lastExit(c))
 		}
 	}
-	return text
-}
-
-// replaceAfter is how long to wait before an ended pod is replaced. A pod that
-// lived long is replaced at once; one that ended soon after its start would
-// otherwise be made again and again without a pause.
-func replaceAfter(pod *corev1.Pod, now time.Time, backoff time.Duration) time.Duration {
-	end := pod.CreationTimestamp.Time
-	for _, c := range containerStatuses(pod) {
-		if t := c.State.Terminated; t != nil && t.FinishedAt.After(end) {
-			end = t.FinishedAt.Time
-		}
-	}
-	if end.Sub(pod.CreationTimestamp.Time) >= shortLife {
-		return 0
-	}
-	return max(0, end.Add(backoff).Sub(now))
+	return text, exitCode
 }
 
 // leaderOf is the pod of rank 0, nil if there is none.

@@ -21,6 +21,8 @@ const (
 	complete
 	// recreate deletes its pods; a later pass makes new ones.
 	recreate
+	// restart deletes its pods since they failed; a later pass makes new ones.
+	restart
 	// remove deletes all its children.
 	remove
 )
@@ -35,6 +37,8 @@ type instanceFacts struct {
 	terminating bool
 	// serving says that all its pods are ready.
 	serving bool
+	// remedy is what recovery says about it, if it is at the current revision.
+	remedy remedy
 }
 
 // rolloutLimits are the user's bounds on a rollout.
@@ -69,6 +73,9 @@ func planRollout(instances []instanceFacts, limits rolloutLimits) []action {
 	return actions
 }
 
+// remedies are the actions that recovery asks for.
+var remedies = map[remedy]action{mend: complete, await: keep, startOver: restart, giveUp: keep, leave: keep}
+
 // unbudgeted is what to do with one instance whatever the others are at.
 func unbudgeted(f instanceFacts, limits rolloutLimits) action {
 	switch {
@@ -77,7 +84,7 @@ func unbudgeted(f instanceFacts, limits rolloutLimits) action {
 	case !limits.feasible:
 		return keep
 	case !f.outdated:
-		return complete
+		return remedies[f.remedy]
 	case replaceable(f, limits) && !f.serving:
 		return recreate
 	default:

@@ -66,6 +66,11 @@ type instance struct {
 	// group is its PodGroup, if there is one. Set by gather.
 	group *schedulingv1beta1.PodGroup
 
+	// history is what is known of its failures, remedy what follows from it for an
+	// instance at the current revision. Set by considerRecovery.
+	history history
+	remedy  remedy
+
 	// action is what this pass does with it. Set by reconcileInstances.
 	action action
 	// scheduleHash identifies the schedule settings that were applied, configHash

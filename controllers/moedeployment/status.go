@@ -72,18 +72,25 @@ func (s *scope) instanceStatus(i *instance, before []v1alpha1.InstanceStatus) v1
 	out := v1alpha1.InstanceStatus{
 		Index: i.index, Phase: v.phase, Message: v.message,
 		ReadyPods: int32(v.ready), Pods: int32(v.size),
-		LastFailure: lastFailure(sorted(i.pods)),
 	}
+	i.history.writeTo(&out)
+	out.LastFailure, out.LastExitCode = lastFailure(sorted(i.pods))
 	for _, pod := range sorted(i.pods) {
 		out.Revision = revisionOf(pod)
 	}
-	// Failure and epoch are last known values: the leader that knew them may just
+	// Failure, revision and epoch are last known values: the leader that knew them may just
 	// be gone, which is when they are looked up.
 	for _, b := range before {
 		if b.Index == i.index {
 			out.Epoch = b.Epoch
 			if out.LastFailure == "" {
 				out.LastFailure = b.LastFailure
+			}
+			if out.LastExitCode == nil {
+				out.LastExitCode = b.LastExitCode
+			}
+			if len(i.pods) == 0 {
+				out.Revision = b.Revision
 			}
 		}
 	}

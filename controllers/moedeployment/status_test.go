@@ -109,6 +109,7 @@ func (s *stage) observed(change func(*plan.Observation)) *stage {
 
 // text is the status as a person reads it.
 func (s *stage) text() string {
+	s.considerRecovery()
 	s.computeStatus()
 	st := &s.deployment.Status
 	var b strings.Builder
@@ -132,14 +133,41 @@ func (s *stage) text() string {
 	}
 	for _, i := range st.Instances {
 		fmt.Fprintf(&b, "\ninstance %d: %s, epoch %d, pods %d/%d, missing ranks %v\n", i.Index, i.Phase, i.Epoch, i.ReadyPods, i.Pods, i.MissingRanks)
+		if i.Failures > 0 {
+			fmt.Fprintf(&b, "  failures since it last served steadily: %d\n", i.Failures)
+		}
 		if i.Message != "" {
 			fmt.Fprintf(&b, "  %s\n", i.Message)
 		}
 		if i.LastFailure != "" {
 			fmt.Fprintf(&b, "  last failure: %s\n", i.LastFailure)
 		}
+		if i.LastExitCode != nil {
+			fmt.Fprintf(&b, "  last exit code: %d\n", *i.LastExitCode)
+		}
 	}
 	return b.String()
+}
+
+// crashed is an instance of which one pod has ended after some failures.
+func crashed(s *stage, policy v1alpha1.RecoveryPolicy, failures int32) *stage {
+	s.deployment.Spec.Recovery.Policy = policy
+	s.pods(func(pod *corev1.Pod) {
+		readyPod(pod)
+		if rankOf(pod) == 4 {
+			pod.UID = "uid-of-4"
+			containers(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+				ExitCode: 139, Message: "fatal error: unexpected signal during runtime execution\n[signal SIGSEGV: segmentation violation]",
+			}})(pod)
+			pod.Status.Phase, pod.Status.Conditions = corev1.PodFailed, nil
+		}
+	})
+	noticed := metav1.NewTime(start.Add(-time.Second))
+	s.original.Status.Instances = []v1alpha1.InstanceStatus{{
+		Revision: s.resolved.Revision, Failures: failures, LastFailureTime: &noticed, CompleteSince: &noticed,
+		Counted: []v1alpha1.CountedFailures{{UID: "uid-of-4", Failures: 1}},
+	}}
+	return s
 }
 
 // TestStatusTellsEachStage keeps the text of the status at every stage, to be
@@ -233,6 +261,9 @@ func TestStatusTellsEachStage(t *testing.T) {
 				}
 			}).observed(healthy)
 		},
+		"20-backing-off":    func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryInPlace, 2) },
+		"21-given-up":       func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryInPlace, 11) },
+		"22-recovery-none":  func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryNone, 1) },
 		"14-unknown-model":  func(t *testing.T) *stage { return newStage(t, lite().Model("acme/moe")) },
 		"15-does-not-fit":   func(t *testing.T) *stage { return newStage(t, lite().Model("deepseek-ai/DeepSeek-V3").GPUs(2, 6)) },
 		"16-scaled-to-zero": func(t *testing.T) *stage { return newStage(t, lite().Replicas(0)) },
@@ -288,30 +319,5 @@ func TestSteadyStateIsNotWritten(t *testing.T) {
 	third.original.Status = first.deployment.Status
 	if !third.statusChanged() {
 		t.Error("a change of 20 % would not be written")
-	}
-}
-
-func TestReplaceAfter(t *testing.T) {
-	pod := func(lived time.Duration) *corev1.Pod {
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(start)}}
-		p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{
-			Terminated: &corev1.ContainerStateTerminated{FinishedAt: metav1.NewTime(start.Add(lived))},
-		}}}
-		return p
-	}
-	cases := map[string]struct {
-		lived, passed, want time.Duration
-	}{
-		"a long life is replaced at once":   {time.Hour, time.Hour, 0},
-		"a short life waits":                {2 * time.Second, 3 * time.Second, 4 * time.Second},
-		"a short life whose pause is over":  {2 * time.Second, time.Minute, 0},
-		"a container that never terminated": {0, 0, 5 * time.Second},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			if got := replaceAfter(pod(tc.lived), start.Add(tc.passed), 5*time.Second); got != tc.want {
-				t.Errorf("got %v, want %v", got, tc.want)
-			}
-		})
 	}
 }

@@ -62,10 +62,13 @@ func (s *scope) view(i *instance) view {
 	v := view{size: s.size(i)}
 	pods := sorted(i.pods)
 	var going, missing int
+	var over []string
 	for _, pod := range pods {
 		switch {
-		case terminating(pod), ended(pod):
+		case terminating(pod):
 			going++
+		case ended(pod):
+			over = append(over, pod.Name)
 		case ready(pod):
 			v.ready++
 		case !scheduled(pod):
@@ -85,9 +88,14 @@ func (s *scope) view(i *instance) view {
 	case len(pods) == 0:
 		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
 		v.message = fmt.Sprintf("Its %d pods are being made.", v.size)
+	case i.remedy == giveUp, i.remedy == leave:
+		s.viewFailed(i, pods, &v)
 	case going > 0:
 		v.phase, v.reason = v1alpha1.InstanceTerminating, v1alpha1.ReasonStarting
 		v.message = fmt.Sprintf("Pods on their way out: %d of %d; their successors are made when they are gone.", going, v.size)
+	case len(over) > 0:
+		v.phase, v.reason = v1alpha1.InstanceTerminating, v1alpha1.ReasonStarting
+		v.message = fmt.Sprintf("Pods have ended: %s. They are replaced after a pause that grows with every failure.", shortList(over))
 	case missing > 0:
 		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
 		v.message = fmt.Sprintf("Pods missing and being made: %d of %d.", missing, v.size)
@@ -97,6 +105,27 @@ func (s *scope) view(i *instance) view {
 		s.viewStarting(i, pods, &v)
 	}
 	return v
+}
+
+// viewFailed describes an instance that is not repaired any more.
+func (s *scope) viewFailed(i *instance, pods []*corev1.Pod, v *view) {
+	v.phase, v.blocked = v1alpha1.InstanceFailed, true
+	p := recoveryOf(s.deployment.Spec.Recovery)
+	if i.remedy == giveUp {
+		v.reason = v1alpha1.ReasonRestartLimitReached
+		v.message = fmt.Sprintf("It failed more often than recovery.maxRestarts (%d) allows without serving for %d minutes in between, and is given up. Its pods are kept for their logs. To try again, change the spec, raise recovery.maxRestarts or delete its pods.",
+			p.maxRestarts, int(stableAfter.Minutes()))
+	} else {
+		v.reason = v1alpha1.ReasonRecoveryOff
+		v.message = "It has lost pods, and recovery.policy is None. To have it made again, delete its pods."
+	}
+	why, _ := lastFailure(pods)
+	if before := s.statusOf(i.index); why == "" && before != nil {
+		why = before.LastFailure
+	}
+	if why != "" {
+		v.message += " Last failure: " + why
+	}
 }
 
 func (s *scope) viewPending(v *view) {

@@ -28,8 +28,6 @@ func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
 	note(t.Instance != "" && t.Instance != v1alpha1.TopologyNone, "placement.topology", "pods are placed without regard to topology")
 	note(spec.Rollout.MaxSurge > 0, "rollout.maxSurge", "an instance is removed before its successor is made")
 	note(spec.Rollout.Partition > 0, "rollout.partition", "all instances are updated")
-	note(spec.Recovery.Policy != "" && spec.Recovery.Policy != v1alpha1.RecoveryInPlace, "recovery.policy", "lost pods are replaced in place")
-	note(spec.Recovery.MaxRestarts > 0, "recovery.maxRestarts", "recovery is tried without limit")
 	return list
 }
 

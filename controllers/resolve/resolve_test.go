@@ -228,10 +228,9 @@ func TestFieldsWithoutEffectAreListed(t *testing.T) {
 		s.Groups.Attention.GPUsPerPod = 2
 		s.Placement.Topology = v1alpha1.TopologySpec{Instance: v1alpha1.TopologyRequired, Key: "rack"}
 		s.Rollout.MaxSurge = 1
-		s.Recovery.MaxRestarts = 3
 	}).Obj()
 	got := strings.Join(resolve.Resolve(d, resolve.Facts{Images: images}).NotActedOn, "\n")
-	for _, field := range []string{"groups.attention.gpusPerPod", "placement.topology", "rollout.maxSurge", "recovery.maxRestarts"} {
+	for _, field := range []string{"groups.attention.gpusPerPod", "placement.topology", "rollout.maxSurge"} {
 		if !strings.Contains(got, field) {
 			t.Errorf("%s is not listed in:\n%s", field, got)
 		}

@@ -189,6 +189,60 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(w.get(ctx, name).Status.Instances[0].LastFailure).To(ContainSubstring("Evicted"))
 	})
 
+	It("recreates the whole instance if it is told to, after the failure is written down", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.Policy = v1alpha1.RecoveryRecreateInstance }))
+		serve(ctx)
+		before := w.pods(ctx, name)
+		w.clock.SetTime(w.clock.Now().Add(time.Hour))
+		w.fail(ctx, "lite-0-eg-1", "Evicted")
+		w.reconcile(ctx, name)
+		Expect(w.get(ctx, name).Status.Instances[0].Failures).To(BeEquivalentTo(1))
+		Expect(w.pods(ctx, name)["lite-0-ag-0"].DeletionTimestamp).To(BeNil(), "first the status, then the deed")
+		w.reconcile(ctx, name)
+		w.finishDeletions(ctx, name)
+		w.settle(ctx, name)
+		after := w.pods(ctx, name)
+		Expect(after).To(HaveLen(5))
+		for podName := range before {
+			Expect(after[podName].UID).NotTo(Equal(before[podName].UID), "pod %s", podName)
+		}
+	})
+
+	It("gives an instance up when its restarts are used, keeps its pods, and starts anew when they are deleted", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.MaxRestarts = 2 }))
+		serve(ctx)
+		for range 3 {
+			w.clock.SetTime(w.clock.Now().Add(time.Minute))
+			w.fail(ctx, "lite-0-eg-1", "Evicted")
+			w.settle(ctx, name)
+			w.clock.SetTime(w.clock.Now().Add(time.Minute))
+			w.settle(ctx, name)
+			w.finishDeletions(ctx, name)
+			w.settle(ctx, name)
+			w.reconciler = w.restarted()
+		}
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(And(HavePrefix("False/RestartLimitReached"), ContainSubstring("Evicted")))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("False/Blocked"))
+		Expect(w.get(ctx, name).Status.Instances[0].Phase).To(Equal(v1alpha1.InstanceFailed))
+		Expect(w.pods(ctx, name)["lite-0-eg-1"].Status.Phase).To(Equal(corev1.PodFailed), "its log can still be read")
+
+		for podName := range w.pods(ctx, name) {
+			w.kill(ctx, podName)
+		}
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		Expect(w.get(ctx, name).Status.Instances[0].Failures).To(BeZero())
+	})
+
+	It("replaces nothing when recovery is off", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.Policy = v1alpha1.RecoveryNone }))
+		serve(ctx)
+		w.kill(ctx, "lite-0-eg-1")
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(4))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("False/RecoveryOff"))
+	})
+
 	It("recreates whole instances one at a time and never mixes revisions", func(ctx context.Context) {
 		w.create(ctx, wrappers.MoEDeployment(name).Replicas(2))
 		serve(ctx)

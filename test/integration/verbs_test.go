@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/moedeployment"
 	"github.com/findep/findep-operator/controllers/render"
 	"github.com/findep/findep-operator/test/wrappers"
 )
@@ -169,6 +170,21 @@ func (w *world) kill(ctx context.Context, name string) {
 	GinkgoHelper()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}}
 	Expect(k8s.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+}
+
+// fail ends a pod, as an eviction by the kubelet does.
+func (w *world) fail(ctx context.Context, name, reason string) {
+	GinkgoHelper()
+	var pod corev1.Pod
+	Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: name}, &pod)).To(Succeed())
+	pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, reason
+	Expect(k8s.Status().Update(ctx, &pod)).To(Succeed())
+}
+
+// restarted is the reconciler of an operator that was just started again.
+func (w *world) restarted() *moedeployment.Reconciler {
+	again := *w.reconciler
+	return &again
 }
 
 // finishDeletions does the kubelets' part: pods that are being deleted go.

@@ -20,6 +20,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 	// Group=findep.dev, Version=v1alpha1
 	case v1alpha1.SchemeGroupVersion.WithKind("ComputeModel"):
 		return &apiv1alpha1.ComputeModelApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CountedFailures"):
+		return &apiv1alpha1.CountedFailuresApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfile"):
 		return &apiv1alpha1.GPUProfileApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfileSpec"):

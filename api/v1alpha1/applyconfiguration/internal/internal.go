@@ -34,6 +34,15 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: picosecondsPerGigaMAC
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.CountedFailures
+  map:
+    fields:
+    - name: failures
+      type:
+        scalar: numeric
+    - name: uid
+      type:
+        scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.DType
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.GPUProfile
@@ -168,15 +177,35 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.findep.findep-operator.api.v1alpha1.InstanceStatus
   map:
     fields:
+    - name: completeSince
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: counted
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.CountedFailures
+          elementRelationship: associative
+          keys:
+          - uid
     - name: epoch
+      type:
+        scalar: numeric
+    - name: failures
       type:
         scalar: numeric
     - name: index
       type:
         scalar: numeric
+    - name: lastExitCode
+      type:
+        scalar: numeric
     - name: lastFailure
       type:
         scalar: string
+    - name: lastFailureTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: message
       type:
         scalar: string

@@ -6,6 +6,7 @@ package v1alpha1
 
 import (
 	apiv1alpha1 "github.com/findep/findep-operator/api/v1alpha1"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // InstanceStatusApplyConfiguration represents a declarative configuration of the InstanceStatus type for use
@@ -33,6 +34,20 @@ type InstanceStatusApplyConfiguration struct {
 	// lastFailure is the most recent failure that is still visible: a
 	// container's last exit or the end of the previous epoch.
 	LastFailure *string `json:"lastFailure,omitempty"`
+	// lastExitCode is the exit code of the container that failed last.
+	LastExitCode *int32 `json:"lastExitCode,omitempty"`
+	// failures is the number of failures since the instance last served for ten
+	// minutes on end: containers that exited and pods that ended. Those within
+	// recovery.backoffSeconds of each other count once, since one lost rank may
+	// take others with it. recovery.maxRestarts bounds it.
+	Failures *int32 `json:"failures,omitempty"`
+	// lastFailureTime is when the operator noticed the last of them.
+	LastFailureTime *v1.Time `json:"lastFailureTime,omitempty"`
+	// completeSince is when all of its pods first existed; a pod that is missing
+	// afterwards was lost. It is unset while the instance is being made.
+	CompleteSince *v1.Time `json:"completeSince,omitempty"`
+	// counted are the pods whose failures are counted, so that none counts twice.
+	Counted []CountedFailuresApplyConfiguration `json:"counted,omitempty"`
 }
 
 // InstanceStatusApplyConfiguration constructs a declarative configuration of the InstanceStatus type for use with
@@ -112,5 +127,50 @@ func (b *InstanceStatusApplyConfiguration) WithMessage(value string) *InstanceSt
 // If called multiple times, the LastFailure field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithLastFailure(value string) *InstanceStatusApplyConfiguration {
 	b.LastFailure = &value
+	return b
+}
+
+// WithLastExitCode sets the LastExitCode field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastExitCode field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithLastExitCode(value int32) *InstanceStatusApplyConfiguration {
+	b.LastExitCode = &value
+	return b
+}
+
+// WithFailures sets the Failures field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Failures field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithFailures(value int32) *InstanceStatusApplyConfiguration {
+	b.Failures = &value
+	return b
+}
+
+// WithLastFailureTime sets the LastFailureTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastFailureTime field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithLastFailureTime(value v1.Time) *InstanceStatusApplyConfiguration {
+	b.LastFailureTime = &value
+	return b
+}
+
+// WithCompleteSince sets the CompleteSince field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CompleteSince field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithCompleteSince(value v1.Time) *InstanceStatusApplyConfiguration {
+	b.CompleteSince = &value
+	return b
+}
+
+// WithCounted adds the given value to the Counted field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Counted field.
+func (b *InstanceStatusApplyConfiguration) WithCounted(values ...*CountedFailuresApplyConfiguration) *InstanceStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithCounted")
+		}
+		b.Counted = append(b.Counted, *values[i])
+	}
 	return b
 }
