@@ -190,9 +190,18 @@ func (o *runOptions) checkModel() error {
 }
 
 func (o *runOptions) start(ctx context.Context, progress io.Writer) (*local.Instance, *serving.Client, error) {
+	options, err := o.localOptions(progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	return startLocal(ctx, options)
+}
+
+// localOptions describes the instance that the flags ask for.
+func (o *runOptions) localOptions(progress io.Writer) (local.Options, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, nil, fmt.Errorf("own executable: %w", err)
+		return local.Options{}, fmt.Errorf("own executable: %w", err)
 	}
 	options := local.Options{
 		ModelDir: o.model, Attention: o.attention, Expert: o.expert, MaxContextTokens: o.maxContext, Schedule: o.schedule(),
@@ -206,6 +215,11 @@ func (o *runOptions) start(ctx context.Context, progress io.Writer) (*local.Inst
 	if o.verbose {
 		options.Log = progress
 	}
+	return options, nil
+}
+
+// startLocal starts an instance and connects to its leader.
+func startLocal(ctx context.Context, options local.Options) (*local.Instance, *serving.Client, error) {
 	instance, err := local.Start(ctx, options)
 	if err != nil {
 		return nil, nil, usageError{err}

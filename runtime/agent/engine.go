@@ -40,6 +40,7 @@ func (s *engineServer) Describe(context.Context, *agentpb.DescribeRequest) (*age
 		MaxStepTokensPerRank: uint32(a.limits.maxStepTokens),
 		Rank:                 uint32(a.options.Rank), Leader: a.leader != nil,
 	}
+	r.ScheduleHash, _ = in.ScheduleHash() // It was computed when the file was accepted.
 	for _, id := range a.shape.EOSTokenIDs {
 		r.EndOfSequenceTokens = append(r.EndOfSequenceTokens, int32(id))
 	}

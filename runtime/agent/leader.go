@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
 )
@@ -136,7 +137,27 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 	return &agentpb.StepResponse{
 		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),
 		MeasuredMilliseconds: measured, PredictedMilliseconds: choice.predicted,
+		ExposedCommunicationMilliseconds: choice.exposed, Busiest: busiest(outcomes),
 	}, nil
+}
+
+// busiest is, for each kind of task, the time on the rank that spent most.
+func busiest(outcomes []*agentpb.RankOutcome) []*agentpb.KindTime {
+	var all []*agentpb.KindTime
+	for kind := range executor.NumKinds {
+		most := 0.0
+		for _, o := range outcomes {
+			for _, d := range o.Durations {
+				if d.Kind == kind.String() {
+					most = max(most, d.Milliseconds)
+				}
+			}
+		}
+		if most > 0 {
+			all = append(all, &agentpb.KindTime{Kind: kind.String(), Milliseconds: most})
+		}
+	}
+	return all
 }
 
 // missing says which ranks the instance waits for.

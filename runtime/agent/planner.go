@@ -19,6 +19,8 @@ const maxMemo = 4096
 type choice struct {
 	plan      plan.Plan
 	predicted float64
+	// exposed is the part of it that would be saved if transfers took no time.
+	exposed float64
 }
 
 // planner chooses the plan of each step: it makes a stage-form problem from
@@ -90,10 +92,18 @@ func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
 	}
 	c := choice{plan: chosen}
 	if p.stages != nil {
-		c.predicted = p.predict(p.stages, shape, chosen, in)
-		c = p.settle(c, shape, in)
+		c = p.settle(p.evaluate(shape, chosen, in), shape, in)
 	}
 	p.last[shape.phase()] = c.plan
+	return c
+}
+
+// evaluate predicts what a plan does on the measured stages.
+func (p *planner) evaluate(shape batchShape, chosen plan.Plan, in *plan.Instance) choice {
+	c := choice{plan: chosen}
+	if r, err := solver.Predict(p.stages.problem(shape, p.model, in), chosen); err == nil {
+		c.predicted, c.exposed = r.MakespanMilliseconds+p.stages.overhead, r.ExposedCommunicationMilliseconds
+	}
 	return c
 }
 
@@ -109,7 +119,7 @@ func (p *planner) settle(c choice, shape batchShape, in *plan.Instance) choice {
 	if most := before.R1 * before.MicroBatchSize; most < shape.largest || most-before.MicroBatchSize >= shape.largest {
 		return c
 	}
-	kept := choice{plan: before, predicted: p.predict(p.stages, shape, before, in)}
+	kept := p.evaluate(shape, before, in)
 	if kept.predicted > 0 && kept.predicted*(1-hysteresis) <= c.predicted {
 		return kept
 	}

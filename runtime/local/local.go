@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -48,6 +49,10 @@ type Options struct {
 	Command []string
 	// ExtraArgs are appended after the rank flags.
 	ExtraArgs []string
+	// Place, if set, says where a rank runs: the address it listens on and a
+	// command to run it under (ip netns exec, taskset); nil means this machine's
+	// loopback address and no such command.
+	Place func(rank int) (host string, under []string)
 	// Log receives the ranks' standard error; nil discards it.
 	Log io.Writer
 }
@@ -95,6 +100,13 @@ func Start(ctx context.Context, o Options) (*Instance, error) {
 	return in, nil
 }
 
+func (o *Options) place(rank int) (host string, under []string) {
+	if o.Place == nil {
+		return Host, nil
+	}
+	return o.Place(rank)
+}
+
 func newConfig(o Options) (*plan.Instance, error) {
 	dir, err := filepath.Abs(o.ModelDir)
 	if err != nil {
@@ -115,8 +127,9 @@ func newConfig(o Options) (*plan.Instance, error) {
 		Schedule: o.Schedule,
 		Start:    plan.Plan{Policy: o.Schedule.Policy, MicroBatchSize: 1, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1},
 	}
-	for range max(0, min(world, plan.MaxRanks)) {
-		config.Hosts = append(config.Hosts, Host)
+	for rank := range max(0, min(world, plan.MaxRanks)) {
+		host, _ := o.place(rank)
+		config.Hosts = append(config.Hosts, host)
 	}
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -209,11 +222,12 @@ func (in *Instance) StartRank(ctx context.Context, rank int) error {
 	if err := in.ended(ctx, rank); err != nil {
 		return err
 	}
-	args := append([]string{}, in.options.Command[1:]...)
-	args = append(args, "--config-dir", in.dir, "--tls-dir", in.tlsDir(), "--socket", in.Socket(rank),
-		"--rank", strconv.Itoa(rank), "--listen-host", Host)
-	args = append(args, in.options.ExtraArgs...)
-	cmd := exec.CommandContext(ctx, in.options.Command[0], args...)
+	host, under := in.options.place(rank)
+	args := slices.Concat(under, in.options.Command, []string{
+		"--config-dir", in.dir, "--tls-dir", in.tlsDir(), "--socket", in.Socket(rank),
+		"--rank", strconv.Itoa(rank), "--listen-host", host,
+	}, in.options.ExtraArgs)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 	cmd.Stderr = in.options.Log

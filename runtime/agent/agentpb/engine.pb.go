@@ -137,7 +137,9 @@ type DescribeResponse struct {
 	EndOfSequenceTokens  []int32 `protobuf:"varint,13,rep,packed,name=end_of_sequence_tokens,json=endOfSequenceTokens,proto3" json:"end_of_sequence_tokens,omitempty"`
 	Rank                 uint32  `protobuf:"varint,14,opt,name=rank,proto3" json:"rank,omitempty"`
 	// True in the sidecar of rank 0.
-	Leader        bool `protobuf:"varint,15,opt,name=leader,proto3" json:"leader,omitempty"`
+	Leader bool `protobuf:"varint,15,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Identifies the schedule settings in use, see plan.Instance.ScheduleHash.
+	ScheduleHash  string `protobuf:"bytes,16,opt,name=schedule_hash,json=scheduleHash,proto3" json:"schedule_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +277,13 @@ func (x *DescribeResponse) GetLeader() bool {
 		return x.Leader
 	}
 	return false
+}
+
+func (x *DescribeResponse) GetScheduleHash() string {
+	if x != nil {
+		return x.ScheduleHash
+	}
+	return ""
 }
 
 type Sampling struct {
@@ -750,8 +759,12 @@ type StepResponse struct {
 	Plan                  *PlanInUse     `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
 	MeasuredMilliseconds  float64        `protobuf:"fixed64,5,opt,name=measured_milliseconds,json=measuredMilliseconds,proto3" json:"measured_milliseconds,omitempty"`
 	PredictedMilliseconds float64        `protobuf:"fixed64,6,opt,name=predicted_milliseconds,json=predictedMilliseconds,proto3" json:"predicted_milliseconds,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// What the step would save if transfers took no time, as predicted.
+	ExposedCommunicationMilliseconds float64 `protobuf:"fixed64,7,opt,name=exposed_communication_milliseconds,json=exposedCommunicationMilliseconds,proto3" json:"exposed_communication_milliseconds,omitempty"`
+	// Time in tasks of each kind, on the rank that spent most.
+	Busiest       []*KindTime `protobuf:"bytes,8,rep,name=busiest,proto3" json:"busiest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepResponse) Reset() {
@@ -826,6 +839,73 @@ func (x *StepResponse) GetPredictedMilliseconds() float64 {
 	return 0
 }
 
+func (x *StepResponse) GetExposedCommunicationMilliseconds() float64 {
+	if x != nil {
+		return x.ExposedCommunicationMilliseconds
+	}
+	return 0
+}
+
+func (x *StepResponse) GetBusiest() []*KindTime {
+	if x != nil {
+		return x.Busiest
+	}
+	return nil
+}
+
+// KindTime sums the tasks of one kind in a step.
+type KindTime struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Milliseconds  float64                `protobuf:"fixed64,2,opt,name=milliseconds,proto3" json:"milliseconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KindTime) Reset() {
+	*x = KindTime{}
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KindTime) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KindTime) ProtoMessage() {}
+
+func (x *KindTime) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KindTime.ProtoReflect.Descriptor instead.
+func (*KindTime) Descriptor() ([]byte, []int) {
+	return file_runtime_agent_agentpb_engine_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *KindTime) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *KindTime) GetMilliseconds() float64 {
+	if x != nil {
+		return x.Milliseconds
+	}
+	return 0
+}
+
 type ServingReport struct {
 	state                          protoimpl.MessageState `protogen:"open.v1"`
 	Running                        uint32                 `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
@@ -842,7 +922,7 @@ type ServingReport struct {
 
 func (x *ServingReport) Reset() {
 	*x = ServingReport{}
-	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[9]
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +934,7 @@ func (x *ServingReport) String() string {
 func (*ServingReport) ProtoMessage() {}
 
 func (x *ServingReport) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[9]
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +947,7 @@ func (x *ServingReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServingReport.ProtoReflect.Descriptor instead.
 func (*ServingReport) Descriptor() ([]byte, []int) {
-	return file_runtime_agent_agentpb_engine_proto_rawDescGZIP(), []int{9}
+	return file_runtime_agent_agentpb_engine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ServingReport) GetRunning() uint32 {
@@ -934,7 +1014,7 @@ type ServingReportResponse struct {
 
 func (x *ServingReportResponse) Reset() {
 	*x = ServingReportResponse{}
-	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[10]
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1026,7 @@ func (x *ServingReportResponse) String() string {
 func (*ServingReportResponse) ProtoMessage() {}
 
 func (x *ServingReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[10]
+	mi := &file_runtime_agent_agentpb_engine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1039,7 @@ func (x *ServingReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServingReportResponse.ProtoReflect.Descriptor instead.
 func (*ServingReportResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_agent_agentpb_engine_proto_rawDescGZIP(), []int{10}
+	return file_runtime_agent_agentpb_engine_proto_rawDescGZIP(), []int{11}
 }
 
 var File_runtime_agent_agentpb_engine_proto protoreflect.FileDescriptor
@@ -967,7 +1047,7 @@ var File_runtime_agent_agentpb_engine_proto protoreflect.FileDescriptor
 const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\n" +
 	"\"runtime/agent/agentpb/engine.proto\x12\x0ffindep.agent.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\xa7\x04\n" +
+	"\x0fDescribeRequest\"\xcc\x04\n" +
 	"\x10DescribeResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -986,7 +1066,8 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x18max_step_tokens_per_rank\x18\f \x01(\rR\x14maxStepTokensPerRank\x123\n" +
 	"\x16end_of_sequence_tokens\x18\r \x03(\x05R\x13endOfSequenceTokens\x12\x12\n" +
 	"\x04rank\x18\x0e \x01(\rR\x04rank\x12\x16\n" +
-	"\x06leader\x18\x0f \x01(\bR\x06leader\"\xa9\x01\n" +
+	"\x06leader\x18\x0f \x01(\bR\x06leader\x12#\n" +
+	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\"\xa9\x01\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -1021,14 +1102,19 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x02r2\x18\x04 \x01(\rR\x02r2\x12\x14\n" +
 	"\x05order\x18\x05 \x01(\tR\x05order\x12\x16\n" +
 	"\x06chunks\x18\x06 \x01(\rR\x06chunks\x12)\n" +
-	"\x10chunk_boundaries\x18\a \x01(\tR\x0fchunkBoundaries\"\x8c\x02\n" +
+	"\x10chunk_boundaries\x18\a \x01(\tR\x0fchunkBoundaries\"\x8f\x03\n" +
 	"\fStepResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\x04R\x04step\x126\n" +
 	"\aresults\x18\x03 \x03(\v2\x1c.findep.agent.v1.PieceResultR\aresults\x12.\n" +
 	"\x04plan\x18\x04 \x01(\v2\x1a.findep.agent.v1.PlanInUseR\x04plan\x123\n" +
 	"\x15measured_milliseconds\x18\x05 \x01(\x01R\x14measuredMilliseconds\x125\n" +
-	"\x16predicted_milliseconds\x18\x06 \x01(\x01R\x15predictedMilliseconds\"\x83\x03\n" +
+	"\x16predicted_milliseconds\x18\x06 \x01(\x01R\x15predictedMilliseconds\x12L\n" +
+	"\"exposed_communication_milliseconds\x18\a \x01(\x01R exposedCommunicationMilliseconds\x123\n" +
+	"\abusiest\x18\b \x03(\v2\x19.findep.agent.v1.KindTimeR\abusiest\"B\n" +
+	"\bKindTime\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\"\n" +
+	"\fmilliseconds\x18\x02 \x01(\x01R\fmilliseconds\"\x83\x03\n" +
 	"\rServingReport\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\rR\arunning\x12\x18\n" +
 	"\awaiting\x18\x02 \x01(\rR\awaiting\x12%\n" +
@@ -1063,7 +1149,7 @@ func file_runtime_agent_agentpb_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_runtime_agent_agentpb_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runtime_agent_agentpb_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_runtime_agent_agentpb_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_runtime_agent_agentpb_engine_proto_goTypes = []any{
 	(LogitsMode)(0),               // 0: findep.agent.v1.LogitsMode
 	(*DescribeRequest)(nil),       // 1: findep.agent.v1.DescribeRequest
@@ -1075,8 +1161,9 @@ var file_runtime_agent_agentpb_engine_proto_goTypes = []any{
 	(*PieceResult)(nil),           // 7: findep.agent.v1.PieceResult
 	(*PlanInUse)(nil),             // 8: findep.agent.v1.PlanInUse
 	(*StepResponse)(nil),          // 9: findep.agent.v1.StepResponse
-	(*ServingReport)(nil),         // 10: findep.agent.v1.ServingReport
-	(*ServingReportResponse)(nil), // 11: findep.agent.v1.ServingReportResponse
+	(*KindTime)(nil),              // 10: findep.agent.v1.KindTime
+	(*ServingReport)(nil),         // 11: findep.agent.v1.ServingReport
+	(*ServingReportResponse)(nil), // 12: findep.agent.v1.ServingReportResponse
 }
 var file_runtime_agent_agentpb_engine_proto_depIdxs = []int32{
 	0,  // 0: findep.agent.v1.Piece.logits:type_name -> findep.agent.v1.LogitsMode
@@ -1085,17 +1172,18 @@ var file_runtime_agent_agentpb_engine_proto_depIdxs = []int32{
 	6,  // 3: findep.agent.v1.PieceResult.top:type_name -> findep.agent.v1.TokenLogprob
 	7,  // 4: findep.agent.v1.StepResponse.results:type_name -> findep.agent.v1.PieceResult
 	8,  // 5: findep.agent.v1.StepResponse.plan:type_name -> findep.agent.v1.PlanInUse
-	1,  // 6: findep.agent.v1.Engine.Describe:input_type -> findep.agent.v1.DescribeRequest
-	5,  // 7: findep.agent.v1.Engine.Step:input_type -> findep.agent.v1.StepRequest
-	10, // 8: findep.agent.v1.Engine.ReportServing:input_type -> findep.agent.v1.ServingReport
-	2,  // 9: findep.agent.v1.Engine.Describe:output_type -> findep.agent.v1.DescribeResponse
-	9,  // 10: findep.agent.v1.Engine.Step:output_type -> findep.agent.v1.StepResponse
-	11, // 11: findep.agent.v1.Engine.ReportServing:output_type -> findep.agent.v1.ServingReportResponse
-	9,  // [9:12] is the sub-list for method output_type
-	6,  // [6:9] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	10, // 6: findep.agent.v1.StepResponse.busiest:type_name -> findep.agent.v1.KindTime
+	1,  // 7: findep.agent.v1.Engine.Describe:input_type -> findep.agent.v1.DescribeRequest
+	5,  // 8: findep.agent.v1.Engine.Step:input_type -> findep.agent.v1.StepRequest
+	11, // 9: findep.agent.v1.Engine.ReportServing:input_type -> findep.agent.v1.ServingReport
+	2,  // 10: findep.agent.v1.Engine.Describe:output_type -> findep.agent.v1.DescribeResponse
+	9,  // 11: findep.agent.v1.Engine.Step:output_type -> findep.agent.v1.StepResponse
+	12, // 12: findep.agent.v1.Engine.ReportServing:output_type -> findep.agent.v1.ServingReportResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_runtime_agent_agentpb_engine_proto_init() }
@@ -1109,7 +1197,7 @@ func file_runtime_agent_agentpb_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runtime_agent_agentpb_engine_proto_rawDesc), len(file_runtime_agent_agentpb_engine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/findep/findep-operator/runtime/bench"
+	"github.com/findep/findep-operator/runtime/local"
+	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/weights"
+)
+
+// benchOptions are the flags of `findep bench`.
+type benchOptions struct {
+	run      runOptions // model, attention, expert, backend, threads
+	shape    string
+	policies []string
+	config   bench.Config
+	chunks   string
+	rate     string
+	link     bool
+	pin      bool
+	output   string
+}
+
+func newBench() *cobra.Command {
+	o := benchOptions{run: runOptions{policy: string(plan.FinDEP), order: string(plan.OrderAuto)}}
+	cmd := &cobra.Command{
+		Use:   "bench --model DIR | --shape FILE",
+		Short: "Compare FinDEP, PPPipe and Sequential on one running instance, each with its own best plan",
+		Long: `Starts one process per rank, measures the stages, and lets the policies take
+turns on the same prompts. With --link-rate or --namespaces each group is in a
+network namespace of its own (root, iproute2), joined by a link of that rate;
+with --pin each group has one core.
+
+--shape takes a config.json and makes random weights for it, so that sizes can
+be chosen where the stages balance.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.validate(); err != nil {
+				return usageError{err}
+			}
+			return o.bench(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.run.model, "model", "", "directory with config.json and weights")
+	f.StringVar(&o.shape, "shape", "", "config.json to make random weights for")
+	f.IntVar(&o.run.attention, "attention", 1, "attention ranks")
+	f.IntVar(&o.run.expert, "expert", 1, "expert ranks")
+	f.StringSliceVar(&o.policies, "policies", []string{"FinDEP", "PPPipe", "Sequential"}, "policies to compare")
+	f.IntVar(&o.config.PromptTokens, "prompt-tokens", 256, "tokens per prompt")
+	f.IntVar(&o.config.OutputTokens, "output-tokens", 1, "tokens to generate per prompt")
+	f.IntVar(&o.config.Batch, "batch", 1, "prompts per attention rank and round")
+	f.IntVar(&o.config.SamplesInFlight, "samples-in-flight", 1, "prompts per attention rank that share a step")
+	f.IntVar(&o.config.Repeat, "repeat", 10, "rounds per policy, after one that warms up")
+	f.Uint64Var(&o.config.Seed, "seed", 1, "seed of the prompts and of random weights")
+	f.StringVar(&o.chunks, "chunks", "off", "auto lets plans cut prompts into causal chunks")
+	f.StringVar(&o.rate, "link-rate", "", "rate of the link between the groups, in tc's notation, such as 1gbit")
+	f.BoolVar(&o.link, "namespaces", false, "put each group into a network namespace even without --link-rate")
+	f.BoolVar(&o.pin, "pin", false, "give each group one core of its own")
+	f.StringVar(&o.run.backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
+	f.IntVar(&o.run.threads, "threads", 1, "host threads per rank of the CPU backend")
+	f.BoolVarP(&o.run.verbose, "verbose", "v", false, "show the ranks' logs")
+	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func (o *benchOptions) validate() error {
+	switch {
+	case (o.run.model == "") == (o.shape == ""):
+		return errors.New("give either --model or --shape")
+	case o.chunks != "auto" && o.chunks != "off":
+		return fmt.Errorf("--chunks is %q; use auto or off", o.chunks)
+	case o.output != "table" && o.output != "json":
+		return fmt.Errorf("--output is %q; use table or json", o.output)
+	}
+	o.config.Policies = nil
+	for _, name := range o.policies {
+		policy := plan.Policy(name)
+		if policy != plan.FinDEP && policy != plan.PPPipe && policy != plan.Sequential {
+			return fmt.Errorf("--policies has %q; use FinDEP, PPPipe or Sequential", name)
+		}
+		o.config.Policies = append(o.config.Policies, policy)
+	}
+	return o.config.Validate()
+}
+
+func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error {
+	if o.shape != "" {
+		dir, err := randomModel(o.shape, o.config.Seed)
+		if err != nil {
+			return usageError{err}
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		o.run.model = dir
+	}
+	if err := o.run.checkModel(); err != nil {
+		return usageError{err}
+	}
+	options, err := o.run.localOptions(progress)
+	if err != nil {
+		return err
+	}
+	if o.link || o.rate != "" || o.pin {
+		link, err := local.NewLink(o.rate)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = link.Close() }()
+		options.Place = link.Place(o.run.attention, o.pin)
+	}
+	instance, client, err := startLocal(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer instance.Stop()
+	defer func() { _ = client.Close() }()
+	if _, err := waitReady(ctx, instance, client); err != nil {
+		return err
+	}
+	o.config.Switch = func(ctx context.Context, policy plan.Policy) error {
+		return switchPolicy(ctx, instance, client, policy, o.chunks)
+	}
+	o.config.Progress = func(policy plan.Policy, round int) {
+		fmt.Fprintf(progress, "\r%-60s", fmt.Sprintf("round %d of %d: %s", round, o.config.Repeat, policy))
+	}
+	results, err := bench.Run(ctx, client, o.config)
+	fmt.Fprint(progress, "\r"+strings.Repeat(" ", 60)+"\r")
+	if err != nil {
+		return usageError{err}
+	}
+	return o.print(out, &bench.Report{Policies: results, Machine: o.machine()})
+}
+
+// randomModel makes a checkpoint directory with random weights.
+func randomModel(shape string, seed uint64) (string, error) {
+	b, err := os.ReadFile(shape)
+	if err != nil {
+		return "", err
+	}
+	s, err := model.Parse(b)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", shape, err)
+	}
+	dir, err := os.MkdirTemp("", "findep-shape-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := weights.WriteRandom(filepath.Join(dir, "model.safetensors"), s, seed); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// switchPolicy writes the policy to the instance's configuration, as the
+// operator would, and waits until the leader uses it.
+func switchPolicy(ctx context.Context, in *local.Instance, client *serving.Client, policy plan.Policy, chunks string) error {
+	in.Config.Schedule.Policy, in.Config.Schedule.Chunks = policy, "Off"
+	if chunks == "auto" {
+		in.Config.Schedule.Chunks = "Auto"
+	}
+	if err := in.WriteConfig(); err != nil {
+		return err
+	}
+	want, err := in.Config.ScheduleHash()
+	if err != nil {
+		return err
+	}
+	for {
+		d, err := client.Describe(ctx)
+		switch {
+		case err != nil:
+			return stepError(err)
+		case d.ScheduleHash == want:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (o *benchOptions) machine() bench.Machine {
+	m := bench.Machine{Cores: runtime.NumCPU(), Backend: o.run.backend, Link: "loopback", When: bench.Stamp(time.Now())}
+	if o.link || o.pin || o.rate != "" {
+		m.Link = "veth"
+	}
+	if o.rate != "" {
+		m.Link = "veth " + o.rate
+	}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if name, ok := strings.CutPrefix(line, "model name"); ok {
+				m.CPU = strings.Trim(name, "\t :\n")
+				break
+			}
+		}
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(b))
+	}
+	return m
+}
+
+func (o *benchOptions) print(out io.Writer, r *bench.Report) error {
+	if o.output == "json" {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "POLICY\tPLAN\tTOKENS/S (MIN-MAX)\tMAKESPAN MS\tPREDICTED\tERROR\tEXPOSED MS\tVS FIRST")
+	first := r.Policies[0].TokensPerSecond.Median
+	for _, p := range r.Policies {
+		measured := p.MakespanMilliseconds.Median
+		fmt.Fprintf(w, "%s\tm_a=%d r1=%d r2=%d q=%d %s\t%.0f (%.0f-%.0f)\t%.2f\t%.2f\t%+.1f %%\t%.2f\t%.2f\n",
+			p.Policy, p.Plan.MicroBatchSize, p.Plan.R1, p.Plan.R2, p.Plan.Chunks, p.Plan.Order,
+			p.TokensPerSecond.Median, p.TokensPerSecond.Min, p.TokensPerSecond.Max, measured,
+			p.PredictedMakespanMilliseconds, 100*(p.PredictedMakespanMilliseconds-measured)/measured,
+			p.ExposedCommunicationMilliseconds, p.TokensPerSecond.Median/first)
+	}
+	return w.Flush()
+}
