@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/findep/findep-operator/runtime/bench"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+func TestBenchComparesPoliciesOnRealProcesses(t *testing.T) {
+	for name, args := range map[string][]string{
+		"a checkpoint":                  {"--model", tinyModel},
+		"random weights, causal chunks": {"--shape", tinyModel + "/config.json", "--chunks", "auto"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := findep(t, append([]string{"bench", "--backend", testBackend(t), "--attention", "1", "--expert", "2",
+				"--prompt-tokens", "32", "--output-tokens", "2", "--batch", "3", "--samples-in-flight", "2", "--repeat", "2", "-o", "json"}, args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r bench.Report
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatalf("%v in %s", err, out)
+			}
+			if len(r.Policies) != 3 || r.Machine.Cores < 1 || r.Machine.Backend == "" {
+				t.Fatalf("report %+v", r)
+			}
+			for i, want := range []plan.Policy{plan.FinDEP, plan.PPPipe, plan.Sequential} {
+				p := r.Policies[i]
+				if p.Policy != want || p.Plan.Policy != want || p.TokensPerSecond.Min <= 0 || p.MakespanMilliseconds.Median <= 0 ||
+					p.PredictedMakespanMilliseconds <= 0 || p.Busy["attention"] <= 0 || p.Busy["expert"] <= 0 {
+					t.Errorf("policy %d is %+v", i, p)
+				}
+			}
+		})
+	}
+}
+
+func TestBenchNamesWhatIsWrong(t *testing.T) {
+	for label, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"nothing to run":   {nil, "either --model or --shape"},
+		"both":             {[]string{"--model", tinyModel, "--shape", "x"}, "either --model or --shape"},
+		"unknown policy":   {[]string{"--model", tinyModel, "--policies", "Fast"}, `"Fast"`},
+		"no such shape":    {[]string{"--shape", "absent.json"}, "absent.json"},
+		"unknown chunks":   {[]string{"--model", tinyModel, "--chunks", "maybe"}, `"maybe"`},
+		"unknown output":   {[]string{"--model", tinyModel, "-o", "xml"}, `"xml"`},
+		"no rounds":        {[]string{"--model", tinyModel, "--repeat", "0"}, "repeat is 0"},
+		"too many experts": {[]string{"--model", tinyModel, "--expert", "17"}, "only 16 routed experts"},
+	} {
+		t.Run(label, func(t *testing.T) {
+			_, err := findep(t, append([]string{"bench"}, tc.args...)...)
+			if err == nil || !strings.Contains(err.Error(), tc.want) || exitCode(err) != exitUsage {
+				t.Errorf("got %v, want %q and exit code %d", err, tc.want, exitUsage)
+			}
+		})
+	}
+}
