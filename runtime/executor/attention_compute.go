@@ -166,6 +166,11 @@ func (a *AttentionRank) mla(b *batch, x backend.Matrix, layer int) (backend.Matr
 	return out, ops.HeadMatMul(out, mixed, w.KVB.RowRange(nope, w.KVB.Rows), value)
 }
 
+// latentNormEpsilon is that of the norms of the query and the key-value latent.
+// DeepSeek's published code and transformers build these two norms without the
+// config's rms_norm_eps, so they keep the default.
+const latentNormEpsilon = 1e-6
+
 // queries returns [n, n_h*d_k], through the query latent if there is one.
 func (a *AttentionRank) queries(x backend.Matrix, w *weights.AttentionLayer, n int) (backend.Matrix, error) {
 	at := a.shape.Attention
@@ -183,7 +188,7 @@ func (a *AttentionRank) queries(x backend.Matrix, w *weights.AttentionLayer, n i
 	if err := a.computeStream().MatMul(latent, x, w.QA, false); err != nil {
 		return q, err
 	}
-	if err := a.computeStream().RMSNorm(latent, latent, w.QANorm, float32(a.shape.RMSNormEpsilon)); err != nil {
+	if err := a.computeStream().RMSNorm(latent, latent, w.QANorm, latentNormEpsilon); err != nil {
 		return q, err
 	}
 	return q, a.computeStream().MatMul(q, latent, w.QB, false)
@@ -201,7 +206,7 @@ func (a *AttentionRank) cacheLatents(b *batch, x backend.Matrix, layer int) erro
 		return err
 	}
 	latent := kv.ColRange(0, at.KVLoRARank)
-	if err := ops.RMSNorm(latent, latent, w.KVANorm, float32(a.shape.RMSNormEpsilon)); err != nil {
+	if err := ops.RMSNorm(latent, latent, w.KVANorm, latentNormEpsilon); err != nil {
 		return err
 	}
 	rotation := backend.RopeArgs{Heads: 1, HeadStride: kv.Cols, Offset: at.KVLoRARank, Dim: at.QKRopeHeadDim, Interleaved: a.shape.Rope.Interleaved}
