@@ -457,14 +457,14 @@ const (
 // a whole instance: its attention and expert pods are always of one revision.
 type RolloutSpec struct {
 	// maxUnavailable is the number of instances that may be down during a
-	// rollout. Default 1.
+	// rollout. Default 1, or 0 if maxSurge is given.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	MaxUnavailable int32 `json:"maxUnavailable,omitempty"`
 
 	// maxSurge is the number of instances beyond replicas that a rollout may
-	// make. Default 0.
+	// make, so that they serve while others are replaced. Default 0.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000

@@ -136,7 +136,7 @@ func (r *Reconciler) reconcileCertificates(ctx context.Context, s *scope) error 
 	}
 	s.authority = a
 	for _, i := range s.instances {
-		if !i.wanted || !s.resolved.OK() && len(i.pods) == 0 {
+		if !i.live() || !s.resolved.OK() && len(i.pods) == 0 {
 			continue
 		}
 		if err := r.reconcileInstanceSecret(ctx, s, i); err != nil {

@@ -164,7 +164,7 @@ func (s *scope) available(views []instanceView) verdict {
 	if len(views) == 0 {
 		return yes(v1alpha1.ReasonNoInstances, "spec.replicas is 0; nothing is served.")
 	}
-	serving := 0
+	serving := s.surgeServing()
 	var first *instanceView
 	for i := range views {
 		if views[i].phase == v1alpha1.InstanceServing {
@@ -207,7 +207,7 @@ func (s *scope) progressing(views []instanceView) verdict {
 	if v, stuck := s.nothingMade(); stuck {
 		return no(v1alpha1.ReasonBlocked, v.message)
 	}
-	if extra := len(s.instances) - len(views); extra > 0 {
+	if extra := s.surplus(); extra > 0 {
 		return yes(v1alpha1.ReasonScalingDown, fmt.Sprintf("%d instances are being removed.", extra))
 	}
 	if v, rolling := s.rolling(views); rolling {
@@ -224,25 +224,68 @@ func (s *scope) progressing(views []instanceView) verdict {
 			return yes(v1alpha1.ReasonCreating, fmt.Sprintf("Instance %d: %s", v.index, v.message))
 		}
 	}
+	if held := s.held(views); held != "" {
+		return no(v1alpha1.ReasonComplete, held)
+	}
 	return no(v1alpha1.ReasonComplete, "Everything is as the spec says.")
+}
+
+// surplus is the number of instances on their way out.
+func (s *scope) surplus() int {
+	n := 0
+	for _, i := range s.instances {
+		if !i.live() {
+			n++
+		}
+	}
+	return n
+}
+
+// surgeServing is the number of surge instances that serve.
+func (s *scope) surgeServing() int {
+	n := 0
+	for _, i := range s.instances {
+		if i.surge && s.serving(i) {
+			n++
+		}
+	}
+	return n
 }
 
 // rolling describes a rollout that is under way.
 func (s *scope) rolling(views []instanceView) (verdict, bool) {
-	outdated := 0
+	old, due := 0, 0
 	for _, v := range views {
-		if old, _ := s.age(v.instance); old {
-			outdated++
+		if s.old(v.instance) {
+			old++
+			if v.index >= s.deployment.Spec.Rollout.Partition {
+				due++
+			}
 		}
 	}
-	if outdated == 0 {
+	if due == 0 {
 		return verdict{}, false
 	}
-	message := fmt.Sprintf("%d of %d instances are at the current revision.", len(views)-outdated, len(views))
+	message := fmt.Sprintf("%d of %d instances are at the current revision.", len(views)-old, len(views))
 	if s.deployment.Spec.Rollout.Paused == v1alpha1.Enabled {
 		return no(v1alpha1.ReasonPaused, message+" The rollout is held by rollout.paused."), true
 	}
 	return yes(v1alpha1.ReasonRollingOut, message), true
+}
+
+// held describes a rollout that has come as far as rollout.partition lets it.
+func (s *scope) held(views []instanceView) string {
+	old := 0
+	for _, v := range views {
+		if s.old(v.instance) {
+			old++
+		}
+	}
+	if old == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d instances are at the current revision; rollout.partition (%d) keeps the others at the one they have.",
+		len(views)-old, len(views), s.deployment.Spec.Rollout.Partition)
 }
 
 func (s *scope) predictionAccurate() verdict {

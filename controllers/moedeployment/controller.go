@@ -59,6 +59,7 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",resources=pods;configmaps;secrets,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=scheduling.k8s.io,resources=podgroups,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=findep.dev,resources=gpuprofiles,verbs=get;list;watch,roleName=manager-cluster-reader
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch,roleName=manager-cluster-reader
@@ -90,6 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		return ctrl.Result{}, nil
 	}
 	s.resolved = resolve.Resolve(&d, s.facts)
+	s.considerRollout()
 	s.considerRecovery()
 	// From here on the phases are independent enough that one that fails must
 	// not keep the others from their work.
@@ -98,6 +100,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		name string
 		run  phase
 	}{
+		{"history", r.reconcileRevisions},
 		{"certificates", r.reconcileCertificates},
 		{"services", r.reconcileServices},
 		{"instances", r.reconcileInstances},

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,12 +69,14 @@ func (r *Reconciler) gatherChildren(ctx context.Context, s *scope) error {
 	var services corev1.ServiceList
 	var configs corev1.ConfigMapList
 	var secrets corev1.SecretList
-	for _, list := range []client.ObjectList{&services, &configs, &secrets} {
+	var revisions appsv1.ControllerRevisionList
+	for _, list := range []client.ObjectList{&services, &configs, &secrets, &revisions} {
 		if err := r.owned(ctx, s, list); err != nil {
 			return err
 		}
 	}
 	s.services, s.configs, s.secrets = index(s, services.Items), index(s, configs.Items), index(s, secrets.Items)
+	s.revisions = index(s, revisions.Items)
 	for _, c := range s.configs {
 		s.noticeInstance(c)
 	}

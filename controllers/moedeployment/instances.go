@@ -27,16 +27,7 @@ const nudgeInterval = 10 * time.Second
 // reconcileInstances plans and carries out what each instance needs. One that
 // fails does not keep the others from their turn.
 func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
-	facts := make([]instanceFacts, len(s.instances))
-	for i, in := range s.instances {
-		facts[i] = s.factsOf(in)
-	}
-	rollout := s.deployment.Spec.Rollout
-	actions := planRollout(facts, rolloutLimits{
-		maxUnavailable: s.maxUnavailable(),
-		paused:         rollout.Paused == v1alpha1.Enabled,
-		feasible:       s.resolved.OK(),
-	})
+	actions := planRollout(s.rolloutFacts(), s.rolloutLimits())
 	var errs []error
 	for i, in := range s.instances {
 		in.action = actions[i]
@@ -45,32 +36,6 @@ func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (s *scope) maxUnavailable() int { return max(1, int(s.deployment.Spec.Rollout.MaxUnavailable)) }
-
-// outdated says that a pod was made from another revision than the current one.
-func (s *scope) outdated(pod *corev1.Pod) bool {
-	return s.resolved != nil && revisionOf(pod) != s.resolved.Revision
-}
-
-func (s *scope) factsOf(i *instance) instanceFacts {
-	f := instanceFacts{wanted: i.wanted, serving: s.serving(i), remedy: i.remedy}
-	f.outdated, f.terminating = s.age(i)
-	return f
-}
-
-// age says whether an instance has pods of another revision than the current
-// one, and whether all of those are on their way out.
-func (s *scope) age(i *instance) (outdated, leaving bool) {
-	leaving = true
-	for _, pod := range i.pods {
-		if s.outdated(pod) {
-			outdated = true
-			leaving = leaving && terminating(pod)
-		}
-	}
-	return outdated, leaving
 }
 
 // leaving says that every pod of an instance is on its way out.
@@ -138,8 +103,8 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 // applyConfig renders and applies the ConfigMap, and returns what the rest of
 // the instance is rendered from.
 func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*render.Input, error) {
-	in := s.input(i.index)
-	config := s.config(i.index)
+	in := s.input(i)
+	config := s.config(i)
 	hash, err := plan.Hash(config)
 	if err != nil {
 		return nil, err
@@ -156,24 +121,24 @@ func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*r
 	return in, err
 }
 
-func (s *scope) input(index int32) *render.Input {
-	r := s.resolved
+func (s *scope) input(i *instance) *render.Input {
+	r := s.target(i)
 	return &render.Input{
-		Owner: s.owner, Index: index, Revision: r.Revision,
+		Owner: s.owner, Index: i.index, Revision: r.Revision,
 		Attention: r.Decision.Attention, Expert: r.Decision.Expert,
-		Images: r.Decision.Images, Source: r.Source, Groups: s.deployment.Spec.Groups,
-		PriorityClassName: s.deployment.Spec.Placement.PriorityClassName,
+		Images: r.Decision.Images, Source: r.Source, Groups: r.Groups,
+		PriorityClassName: r.Placement.PriorityClassName,
 		Gang:              r.Decision.Gang, Decision: r.Decision,
 	}
 }
 
 // config is what the ranks of an instance are told.
-func (s *scope) config(index int32) *plan.Instance {
-	r := s.resolved
+func (s *scope) config(i *instance) *plan.Instance {
+	r := s.target(i)
 	return &plan.Instance{
-		Namespace: s.owner.Namespace, Deployment: s.owner.Name, Index: int(index), Revision: r.Revision,
+		Namespace: s.owner.Namespace, Deployment: s.owner.Name, Index: int(i.index), Revision: r.Revision,
 		AttentionRanks: r.Decision.Attention, ExpertRanks: r.Decision.Expert,
-		Hosts: render.Hosts(s.owner, index, r.Decision.Attention, r.Decision.Expert),
+		Hosts: render.Hosts(s.owner, i.index, r.Decision.Attention, r.Decision.Expert),
 		Model: plan.ModelRef{
 			Name: r.ModelName, Path: render.ModelDir,
 			MaxContextTokens: r.MaxContextTokens, KVCacheTokens: r.KVCacheTokens,

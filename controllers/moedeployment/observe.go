@@ -80,7 +80,7 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 	var mu sync.Mutex
 	for _, i := range s.instances {
 		leader := leaderOf(i)
-		if !i.wanted || !reachable(leader) {
+		if !i.live() || !reachable(leader) {
 			continue
 		}
 		target := Target{

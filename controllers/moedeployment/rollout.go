@@ -29,7 +29,11 @@ const (
 
 // instanceFacts is what the decision depends on.
 type instanceFacts struct {
+	index  int32
 	wanted bool
+	// surge says that it is one beyond spec.replicas that stands in for others
+	// during a rollout.
+	surge bool
 	// outdated says that it has pods (also ones being deleted) that were made
 	// from another revision than the current one.
 	outdated bool
@@ -44,7 +48,10 @@ type instanceFacts struct {
 // rolloutLimits are the user's bounds on a rollout.
 type rolloutLimits struct {
 	maxUnavailable int
-	paused         bool
+	maxSurge       int
+	// partition keeps instances with a lower index at their revision.
+	partition int32
+	paused    bool
 	// feasible says that new pods can be made at all. If not, what runs is kept.
 	feasible bool
 }
@@ -54,14 +61,20 @@ type rolloutLimits struct {
 // Instances that do not serve may be recreated at once: they cost nothing, and
 // waiting for them to become healthy at a revision that the user has already
 // replaced could take for ever. Of those that serve, the one with the highest
-// index goes first, as long as no more than maxUnavailable are down.
+// index goes first, as long as no more than maxUnavailable are down; surge
+// instances that serve stand in for ones that do not. Instances below the
+// partition take no part: one of them that is unhealthy stays so whatever the
+// rollout does, and counting it could hold the rollout up for ever.
 func planRollout(instances []instanceFacts, limits rolloutLimits) []action {
 	actions := make([]action, len(instances))
 	down := 0
 	for i, f := range instances {
 		actions[i] = unbudgeted(f, limits)
-		if f.wanted && !f.serving {
+		if f.wanted && !f.serving && f.index >= limits.partition {
 			down++
+		}
+		if f.surge && f.serving {
+			down--
 		}
 	}
 	for i := len(instances) - 1; i >= 0 && down < limits.maxUnavailable; i-- {
@@ -79,7 +92,7 @@ var remedies = map[remedy]action{mend: complete, await: keep, startOver: restart
 // unbudgeted is what to do with one instance whatever the others are at.
 func unbudgeted(f instanceFacts, limits rolloutLimits) action {
 	switch {
-	case !f.wanted:
+	case !f.wanted && !f.surge:
 		return remove
 	case !limits.feasible:
 		return keep
@@ -96,5 +109,33 @@ func unbudgeted(f instanceFacts, limits rolloutLimits) action {
 // already on their way out is not: its successors are made when the names are
 // free.
 func replaceable(f instanceFacts, limits rolloutLimits) bool {
-	return f.wanted && f.outdated && !f.terminating && limits.feasible && !limits.paused
+	return f.outdated && !f.terminating && due(f, limits) && limits.feasible
+}
+
+// due says that an instance is to be at the current revision.
+func due(f instanceFacts, limits rolloutLimits) bool {
+	return f.wanted && !limits.paused && f.index >= limits.partition
+}
+
+// surgeOf is the number of surge instances that there should be: as many as
+// instances are still to be replaced, at most maxSurge. Once none is, those that
+// exist stay until the last successors serve; a failure at another time makes
+// none.
+func surgeOf(instances []instanceFacts, limits rolloutLimits) int {
+	pending, unsettled, existing := 0, 0, 0
+	for _, f := range instances {
+		switch {
+		case f.surge:
+			existing++
+		case !f.wanted, f.index < limits.partition:
+		case f.outdated && due(f, limits):
+			pending++
+		case !f.outdated && !f.serving:
+			unsettled++
+		}
+	}
+	if pending > 0 && limits.feasible {
+		return min(limits.maxSurge, pending+unsettled)
+	}
+	return min(limits.maxSurge, existing, pending+unsettled)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -37,6 +38,8 @@ type scope struct {
 	// instances are in order of index: those wanted, and those that still have
 	// children. Set by gather.
 	instances []*instance
+	// revisions are the ControllerRevisions by name. Set by gather.
+	revisions map[string]*appsv1.ControllerRevision
 	// facts is what resolve decides from. Set by gather.
 	facts resolve.Facts
 
@@ -60,6 +63,12 @@ type instance struct {
 	index int32
 	// wanted is false for instances beyond spec.replicas. Set by gather.
 	wanted bool
+	// surge is true for instances beyond spec.replicas that stand in for others
+	// during a rollout. Set by considerRollout.
+	surge bool
+	// target is what it is to be like if that is an older revision, at which the
+	// rollout holds it; nil means the current one. Set by considerRollout.
+	target *resolve.Result
 	// pods are its pods, those being deleted too, by name. Set by gather, and
 	// reduced by reconcileInstances when it deletes some.
 	pods map[string]*corev1.Pod
@@ -91,6 +100,9 @@ func newScope(d *v1alpha1.MoEDeployment, now time.Time) *scope {
 
 // replicas is the number of instances that are wanted.
 func (s *scope) replicas() int32 { return ptr.Deref(s.deployment.Spec.Replicas, 1) }
+
+// live says that an instance is to have pods: it is wanted, or stands in for one.
+func (i *instance) live() bool { return i.wanted || i.surge }
 
 // fail remembers that a phase failed and names it in the error.
 func (s *scope) fail(phase string, err error) error {

@@ -47,7 +47,7 @@ func (s *scope) computeCounts(st *v1alpha1.MoEDeploymentStatus) {
 		if i.wanted && s.serving(i) {
 			serving++
 		}
-		if outdated, _ := s.age(i); i.wanted && len(i.pods) > 0 && !outdated {
+		if i.wanted && len(i.pods) > 0 && !s.old(i) {
 			updated++
 		}
 	}

@@ -47,7 +47,7 @@ func newStage(t *testing.T, w *wrappers.MoEDeploymentWrapper) *stage {
 // pods makes all pods of all instances and lets change make each what it is.
 func (s *stage) pods(change func(pod *corev1.Pod)) *stage {
 	for _, i := range s.instances {
-		in := s.input(i.index)
+		in := s.input(i)
 		for rank := range in.Attention + in.Expert {
 			ac := render.Pod(in, rank)
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: *ac.Name, Namespace: *ac.Namespace, Labels: ac.Labels}}
@@ -92,7 +92,7 @@ func readyPod(pod *corev1.Pod) {
 func (s *stage) observed(change func(*plan.Observation)) *stage {
 	for _, i := range s.instances {
 		o := &plan.Observation{Epoch: 1, Formed: true}
-		in := s.config(i.index)
+		in := s.config(i)
 		for rank := range in.WorldSize() {
 			o.Ranks = append(o.Ranks, plan.RankState{Rank: rank, Role: in.RoleOf(rank), Joined: true})
 		}
@@ -268,7 +268,16 @@ func TestStatusTellsEachStage(t *testing.T) {
 		"15-does-not-fit":   func(t *testing.T) *stage { return newStage(t, lite().Model("deepseek-ai/DeepSeek-V3").GPUs(2, 6)) },
 		"16-scaled-to-zero": func(t *testing.T) *stage { return newStage(t, lite().Replicas(0)) },
 		"17-fields-without-effect": func(t *testing.T) *stage {
-			return newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 1 })).pods(readyPod).observed(healthy)
+			return newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) { s.Groups.Expert.GPUsPerPod = 2 })).pods(readyPod).observed(healthy)
+		},
+		"23-held-by-partition": func(t *testing.T) *stage {
+			w := lite().Replicas(2).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 1 })
+			return newStage(t, w).pods(func(pod *corev1.Pod) {
+				readyPod(pod)
+				if strings.HasPrefix(pod.Name, "lite-0") {
+					pod.Labels[v1alpha1.LabelRevision] = "older"
+				}
+			}).observed(healthy)
 		},
 		"18-quota-exceeded": func(t *testing.T) *stage {
 			s := newStage(t, lite())

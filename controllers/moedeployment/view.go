@@ -34,8 +34,8 @@ type view struct {
 // have had another split; its own pods tell.
 func (s *scope) size(i *instance) int {
 	outdated, _ := s.age(i)
-	if s.resolved != nil && s.resolved.Decision.Attention > 0 && !outdated {
-		return s.resolved.Decision.Attention + s.resolved.Decision.Expert
+	if r := s.target(i); r != nil && r.Decision.Attention > 0 && !outdated {
+		return r.Decision.Attention + r.Decision.Expert
 	}
 	size := 0
 	for _, pod := range i.pods {
@@ -56,13 +56,9 @@ func (s *scope) serving(i *instance) bool {
 	return n > 0 && n == s.size(i)
 }
 
-// view describes how far an instance is. The first thing that holds it up on
-// the way from nothing to serving is what is reported.
-func (s *scope) view(i *instance) view {
-	v := view{size: s.size(i)}
-	pods := sorted(i.pods)
-	var going, missing int
-	var over []string
+// count counts pods by what they are doing, and returns how many are on their
+// way out and the names of those that have ended.
+func (v *view) count(pods []*corev1.Pod) (going int, over []string) {
 	for _, pod := range pods {
 		switch {
 		case terminating(pod):
@@ -75,7 +71,16 @@ func (s *scope) view(i *instance) view {
 			v.unscheduled++
 		}
 	}
-	missing = max(0, v.size-len(pods))
+	return going, over
+}
+
+// view describes how far an instance is. The first thing that holds it up on
+// the way from nothing to serving is what is reported.
+func (s *scope) view(i *instance) view {
+	v := view{size: s.size(i)}
+	pods := sorted(i.pods)
+	going, over := v.count(pods)
+	missing := max(0, v.size-len(pods))
 	if v.unscheduled > 0 {
 		v.schedulerSays = schedulerMessage(pods, i.group)
 	}

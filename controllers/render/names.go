@@ -36,6 +36,9 @@ func TLSSecretName(deployment string, index int32) string {
 	return InstanceName(deployment, index) + "-tls"
 }
 
+// RevisionName is the ControllerRevision that keeps a revision.
+func RevisionName(deployment, revision string) string { return deployment + "-" + revision }
+
 // PodName is the name, and the host name, of the pod that holds a rank: ranks
 // 0 to attention-1 are called ag-0, ag-1, ..., the others eg-0, eg-1, ...
 func PodName(deployment string, index int32, attention, rank int) string {

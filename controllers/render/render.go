@@ -10,8 +10,10 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	appsv1ac "k8s.io/client-go/applyconfigurations/apps/v1"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
 	schedulingac "k8s.io/client-go/applyconfigurations/scheduling/v1beta1"
@@ -133,6 +135,22 @@ func PodGroup(in *Input) *schedulingac.PodGroupApplyConfiguration {
 		WithSpec(schedulingac.PodGroupSpec().
 			WithSchedulingPolicy(schedulingac.PodGroupSchedulingPolicy().
 				WithGang(schedulingac.GangSchedulingPolicy().WithMinCount(int32(in.Attention + in.Expert)))))
+}
+
+// ControllerRevision keeps the user's intent of one revision, for the history of
+// rollouts and for repairs of instances that stay at it.
+func ControllerRevision(owner Owner, revision string, number int64, intent resolve.Intent) (*appsv1ac.ControllerRevisionApplyConfiguration, error) {
+	data, err := json.Marshal(intent)
+	if err != nil {
+		return nil, fmt.Errorf("revision %s: %w", revision, err)
+	}
+	labels := DeploymentLabels(owner.Name)
+	labels[v1alpha1.LabelRevision] = revision
+	return appsv1ac.ControllerRevision(RevisionName(owner.Name, revision), owner.Namespace).
+		WithLabels(labels).
+		WithOwnerReferences(owner.reference()).
+		WithRevision(number).
+		WithData(runtime.RawExtension{Raw: data}), nil
 }
 
 // InstanceSecret holds the certificate of an instance's ranks.

@@ -26,8 +26,6 @@ func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
 	}
 	t := spec.Placement.Topology
 	note(t.Instance != "" && t.Instance != v1alpha1.TopologyNone, "placement.topology", "pods are placed without regard to topology")
-	note(spec.Rollout.MaxSurge > 0, "rollout.maxSurge", "an instance is removed before its successor is made")
-	note(spec.Rollout.Partition > 0, "rollout.partition", "all instances are updated")
 	return list
 }
 

@@ -87,6 +87,9 @@ type Result struct {
 	ModelName string
 	Shape     *model.Shape
 	Source    Source
+	// Groups and Placement are the user's wishes for the pods.
+	Groups    v1alpha1.GroupsSpec
+	Placement v1alpha1.PlacementSpec
 	// MaxContextTokens bounds prompt plus completion.
 	MaxContextTokens int
 	// KVCacheTokens is the KV capacity of one attention GPU in tokens; 0 lets the
@@ -119,6 +122,8 @@ func (r *Result) OK() bool { return r.Model.OK && r.Feasible.OK && !r.GangMissin
 func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 	r := &Result{
 		Revision:   Revision(d, facts.Config),
+		Groups:     d.Spec.Groups,
+		Placement:  d.Spec.Placement,
 		Schedule:   scheduleOf(d.Spec.Schedule),
 		SLO:        sloOf(d.Spec.SLO),
 		NotActedOn: notActedOn(&d.Spec),

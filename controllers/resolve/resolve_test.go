@@ -227,10 +227,9 @@ func TestFieldsWithoutEffectAreListed(t *testing.T) {
 	d := wrappers.MoEDeployment("a").With(func(s *v1alpha1.MoEDeploymentSpec) {
 		s.Groups.Attention.GPUsPerPod = 2
 		s.Placement.Topology = v1alpha1.TopologySpec{Instance: v1alpha1.TopologyRequired, Key: "rack"}
-		s.Rollout.MaxSurge = 1
 	}).Obj()
 	got := strings.Join(resolve.Resolve(d, resolve.Facts{Images: images}).NotActedOn, "\n")
-	for _, field := range []string{"groups.attention.gpusPerPod", "placement.topology", "rollout.maxSurge"} {
+	for _, field := range []string{"groups.attention.gpusPerPod", "placement.topology"} {
 		if !strings.Contains(got, field) {
 			t.Errorf("%s is not listed in:\n%s", field, got)
 		}
@@ -269,5 +268,20 @@ func TestParseSource(t *testing.T) {
 				t.Errorf("got %+v, %v; want %+v", got, err, tc.want)
 			}
 		})
+	}
+}
+
+// TestIntentIsRestored shows that an old revision can be made again whatever the
+// spec says now.
+func TestIntentIsRestored(t *testing.T) {
+	config := &resolve.ConfigFile{Data: "{}"}
+	old := wrappers.MoEDeployment("a").ConfigFrom("shape").With(func(s *v1alpha1.MoEDeploymentSpec) { s.Images.Server = "old" }).Obj()
+	now := wrappers.MoEDeployment("a").GPUs(1, 1).Replicas(7).Profile("h20").Obj()
+	restored, restoredConfig := resolve.IntentOf(old, config).Restore(now)
+	if got, want := resolve.Revision(restored, restoredConfig), resolve.Revision(old, config); got != want {
+		t.Errorf("got revision %s, want %s", got, want)
+	}
+	if *restored.Spec.Replicas != 7 || restored.Spec.Groups.Expert.ProfileRef != "h20" {
+		t.Errorf("what is no part of the intent must stay as it is now: %+v", restored.Spec)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/test/wrappers"
@@ -276,6 +279,95 @@ var _ = Describe("A MoEDeployment", func() {
 		w.settle(ctx, name)
 		Expect(w.get(ctx, name).Status.UpdatedReplicas).To(HaveValue(BeEquivalentTo(2)))
 		Expect(w.pods(ctx, name)).To(HaveLen(8))
+	})
+
+	// roll changes the server's image and plays kubelet until nothing is written.
+	roll := func(ctx context.Context, image string, each func()) {
+		GinkgoHelper()
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Images.Server = image })
+		for range 60 {
+			w.writes.writes = nil
+			w.reconcile(ctx, name)
+			quiet := len(w.writes.writes) == 0
+			each()
+			w.finishDeletions(ctx, name)
+			w.run(ctx, name)
+			if quiet {
+				return
+			}
+		}
+		Fail("the rollout does not come to rest")
+	}
+	images := func(ctx context.Context) map[string]string {
+		GinkgoHelper()
+		of := map[string]string{}
+		for _, pod := range w.pods(ctx, name) {
+			of[pod.Labels[v1alpha1.LabelInstance]] = pod.Spec.Containers[0].Image
+		}
+		return of
+	}
+
+	It("leaves instances below the partition at their revision, and repairs them at it", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(3).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 2 }))
+		serve(ctx)
+		roll(ctx, "findep/server:2", func() {})
+		want := map[string]string{"0": "findep/server:1", "1": "findep/server:1", "2": "findep/server:2"}
+		Expect(images(ctx)).To(Equal(want))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(And(HavePrefix("False/Complete"), ContainSubstring("rollout.partition (2)")))
+
+		w.kill(ctx, "lite-0-eg-1")
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)["lite-0-eg-1"].Spec.Containers[0].Image).To(Equal("findep/server:1"))
+
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 0 })
+		roll(ctx, "findep/server:2", func() {})
+		Expect(images(ctx)).To(Equal(map[string]string{"0": "findep/server:2", "1": "findep/server:2", "2": "findep/server:2"}))
+	})
+
+	It("serves with a surge instance while others are replaced, and removes it afterwards", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.MaxSurge = 1 }))
+		serve(ctx)
+		most := 0
+		roll(ctx, "findep/server:2", func() {
+			most = max(most, len(images(ctx)))
+			Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/"))
+		})
+		w.settle(ctx, name)
+		w.finishDeletions(ctx, name)
+		w.settle(ctx, name)
+		Expect(most).To(Equal(2))
+		Expect(images(ctx)).To(Equal(map[string]string{"0": "findep/server:2"}))
+	})
+
+	It("keeps a history of what the user asked for, the newest with the highest number", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		serve(ctx)
+		history := func() map[string]int64 {
+			GinkgoHelper()
+			var list appsv1.ControllerRevisionList
+			Expect(k8s.List(ctx, &list, client.InNamespace(w.namespace))).To(Succeed())
+			numbers := map[string]int64{}
+			for _, c := range list.Items {
+				var intent resolve.Intent
+				Expect(json.Unmarshal(c.Data.Raw, &intent)).To(Succeed())
+				numbers[intent.Images.Server] = c.Revision
+			}
+			return numbers
+		}
+		Expect(history()).To(Equal(map[string]int64{"": 1}))
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.Policy = v1alpha1.PolicyPPPipe })
+		w.settle(ctx, name)
+		Expect(history()).To(HaveLen(1), "a schedule is no revision")
+		roll(ctx, "findep/server:2", func() {})
+		Expect(history()).To(Equal(map[string]int64{"": 1, "findep/server:2": 2}))
+		roll(ctx, "", func() {})
+		Expect(history()).To(Equal(map[string]int64{"": 3, "findep/server:2": 2}))
+		for n := range 15 {
+			w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Images.Server = fmt.Sprint("findep/server:x", n) })
+			w.reconcile(ctx, name)
+		}
+		w.settle(ctx, name)
+		Expect(len(history())).To(BeNumerically("<=", 12))
 	})
 
 	It("scales by the scale subresource, up and down, and leaves nothing of what it removes", func(ctx context.Context) {

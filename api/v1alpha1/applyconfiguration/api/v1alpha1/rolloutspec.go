@@ -15,10 +15,10 @@ import (
 // a whole instance: its attention and expert pods are always of one revision.
 type RolloutSpecApplyConfiguration struct {
 	// maxUnavailable is the number of instances that may be down during a
-	// rollout. Default 1.
+	// rollout. Default 1, or 0 if maxSurge is given.
 	MaxUnavailable *int32 `json:"maxUnavailable,omitempty"`
 	// maxSurge is the number of instances beyond replicas that a rollout may
-	// make. Default 0.
+	// make, so that they serve while others are replaced. Default 0.
 	MaxSurge *int32 `json:"maxSurge,omitempty"`
 	// partition keeps the instances with a lower index at the revision they
 	// have. Default 0.

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
+	"github.com/findep/findep-operator/controllers/resolve"
+)
+
+// historyLimit is the number of revisions that are kept beside those in use.
+const historyLimit = 10
+
+// rolloutLimits are the user's bounds, with the defaults filled in.
+func (s *scope) rolloutLimits() rolloutLimits {
+	rollout := s.deployment.Spec.Rollout
+	return rolloutLimits{
+		maxUnavailable: s.maxUnavailable(), maxSurge: int(rollout.MaxSurge), partition: rollout.Partition,
+		paused: rollout.Paused == v1alpha1.Enabled, feasible: s.resolved.OK(),
+	}
+}
+
+// maxUnavailable is 1 unless the user gives another number or a surge, which
+// makes it unnecessary that anything is down.
+func (s *scope) maxUnavailable() int {
+	rollout := s.deployment.Spec.Rollout
+	if rollout.MaxUnavailable == 0 && rollout.MaxSurge == 0 {
+		return 1
+	}
+	return int(rollout.MaxUnavailable)
+}
+
+func (s *scope) rolloutFacts() []instanceFacts {
+	facts := make([]instanceFacts, len(s.instances))
+	for n, i := range s.instances {
+		facts[n] = instanceFacts{index: i.index, wanted: i.wanted, surge: i.surge, serving: s.serving(i), remedy: i.remedy}
+		facts[n].outdated, facts[n].terminating = s.age(i)
+	}
+	return facts
+}
+
+// target is what an instance is to be like; nil during deletion.
+func (s *scope) target(i *instance) *resolve.Result {
+	if i.target != nil {
+		return i.target
+	}
+	return s.resolved
+}
+
+// age says whether an instance has pods of another revision than its target,
+// and whether all of those are on their way out.
+func (s *scope) age(i *instance) (outdated, leaving bool) {
+	target := s.target(i)
+	leaving = true
+	for _, pod := range i.pods {
+		if target != nil && revisionOf(pod) != target.Revision {
+			outdated = true
+			leaving = leaving && terminating(pod)
+		}
+	}
+	return outdated, leaving
+}
+
+// old says whether an instance has pods of another revision than the current
+// one, be it on purpose.
+func (s *scope) old(i *instance) bool {
+	for _, pod := range i.pods {
+		if s.resolved != nil && revisionOf(pod) != s.resolved.Revision {
+			return true
+		}
+	}
+	return false
+}
+
+// considerRollout finds the instances that stay at an older revision, which are
+// repaired at that one, and those that stand in for others.
+func (s *scope) considerRollout() {
+	limits := s.rolloutLimits()
+	targets := map[string]*resolve.Result{}
+	for _, i := range s.instances {
+		revision := s.revisionOfInstance(i)
+		if due(instanceFacts{index: i.index, wanted: true}, limits) || !i.wanted || revision == "" || revision == s.resolved.Revision {
+			continue
+		}
+		if _, known := targets[revision]; !known {
+			targets[revision] = s.resolveRevision(revision)
+		}
+		i.target = targets[revision]
+	}
+	first := s.replicas()
+	for _, i := range s.instances {
+		i.surge = !i.wanted && i.index < first+int32(limits.maxSurge) && len(i.pods) > 0 && !s.old(i)
+	}
+	n := surgeOf(s.rolloutFacts(), limits)
+	for _, i := range s.instances {
+		i.surge = i.surge && i.index < first+int32(n)
+	}
+	for index := first; index < first+int32(n); index++ {
+		i := s.byIndex(index)
+		i.surge = !s.old(i)
+	}
+}
+
+// revisionOfInstance is the revision of an instance's pods or, if they are gone,
+// of its configuration.
+func (s *scope) revisionOfInstance(i *instance) string {
+	for _, pod := range sorted(i.pods) {
+		return revisionOf(pod)
+	}
+	if c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]; c != nil {
+		return c.Labels[v1alpha1.LabelRevision]
+	}
+	return ""
+}
+
+// resolveRevision resolves an older revision again from its ControllerRevision
+// and from the decision that its instances were made from; nil if it is not
+// known any more.
+func (s *scope) resolveRevision(revision string) *resolve.Result {
+	stored := s.revisions[render.RevisionName(s.owner.Name, revision)]
+	if stored == nil {
+		return nil
+	}
+	var intent resolve.Intent
+	if err := json.Unmarshal(stored.Data.Raw, &intent); err != nil {
+		return nil
+	}
+	d, config := intent.Restore(s.deployment)
+	facts := s.facts
+	facts.Config, facts.Existing = config, s.existingDecision(revision)
+	r := resolve.Resolve(d, facts)
+	if r.Revision != revision || !r.OK() {
+		return nil
+	}
+	return r
+}
+
+// reconcileRevisions keeps a ControllerRevision of every intent of the user that
+// was carried out, the newest with the highest number, and forgets the oldest.
+func (r *Reconciler) reconcileRevisions(ctx context.Context, s *scope) error {
+	if !s.resolved.OK() {
+		return nil
+	}
+	name := render.RevisionName(s.owner.Name, s.resolved.Revision)
+	number := nextNumber(s.revisions, name)
+	wanted, err := render.ControllerRevision(s.owner, s.resolved.Revision, number, resolve.IntentOf(s.deployment, s.facts.Config))
+	if err != nil {
+		return err
+	}
+	if err := r.apply(ctx, s, wanted, s.revisions[name]); err != nil {
+		return fmt.Errorf("ControllerRevision: %w", err)
+	}
+	var errs []error
+	for _, old := range s.superfluous(name) {
+		errs = append(errs, r.delete(ctx, old))
+	}
+	return errors.Join(errs...)
+}
+
+// nextNumber is the number of the current revision: the highest of all, its own
+// if that is the highest already.
+func nextNumber(revisions map[string]*appsv1.ControllerRevision, current string) int64 {
+	highest := int64(0)
+	for name, c := range revisions {
+		if name != current {
+			highest = max(highest, c.Revision)
+		}
+	}
+	if c := revisions[current]; c != nil && c.Revision > highest {
+		return c.Revision
+	}
+	return highest + 1
+}
+
+// superfluous are the oldest revisions that no instance is made from.
+func (s *scope) superfluous(current string) []*appsv1.ControllerRevision {
+	used := map[string]bool{current: true}
+	for _, i := range s.instances {
+		used[render.RevisionName(s.owner.Name, s.revisionOfInstance(i))] = true
+	}
+	var spare []*appsv1.ControllerRevision
+	for c := range maps.Values(s.revisions) {
+		if !used[c.Name] {
+			spare = append(spare, c)
+		}
+	}
+	slices.SortFunc(spare, func(a, b *appsv1.ControllerRevision) int { return cmp.Compare(b.Revision, a.Revision) })
+	return spare[min(historyLimit, len(spare)):]
+}
