@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/findep/findep-operator/runtime/chattemplate"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/serving/openai"
@@ -48,6 +49,7 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	chat, noChat := loadChat(instance.Model.Path, log)
 	engine, err := serving.Dial(o.socket)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -56,7 +58,7 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	metrics := serving.NewMetrics(instance.Model.Name)
 	loop := serving.NewLoop(engine, serving.Config{MaxQueue: o.maxQueue, Metrics: metrics, Log: log})
 	handler := openai.New(openai.Config{
-		Model: instance.Model.Name, Tokenizer: tok, Loop: loop, Metrics: metrics,
+		Model: instance.Model.Name, Tokenizer: tok, Chat: chat, NoChat: noChat, Loop: loop, Metrics: metrics,
 		MaxBodyBytes: o.maxBodyBytes, Random: random, Now: time.Now, Log: log,
 	})
 	// The loop outlives ctx: accepted requests are still computed while the
@@ -81,6 +83,21 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	stopLoop()
 	<-stopped
 	return err
+}
+
+// loadChat reads the model's chat template. A server whose model has none, or
+// one that it does not understand, still serves completions, and answers chats
+// with the reason.
+func loadChat(dir string, log *slog.Logger) (chat *chattemplate.Chat, why string) {
+	chat, err := chattemplate.Load(dir)
+	if err != nil {
+		log.Error("chats will be refused", "error", err)
+		return nil, err.Error()
+	}
+	if chat == nil {
+		log.Info("the model has no chat template; chats will be refused")
+	}
+	return chat, ""
 }
 
 // random draws seeds and ids; crypto/rand.Read does not fail.

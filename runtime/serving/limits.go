@@ -49,6 +49,12 @@ func LimitsOf(d *agentpb.DescribeResponse) (Limits, error) {
 // blocks is the number of KV blocks that hold n tokens.
 func (l Limits) blocks(n int) int { return (n + l.BlockTokens - 1) / l.BlockTokens }
 
+// Room is the most tokens that a prompt of n tokens can be continued with; at
+// least 1, so that Check says what is wrong with a prompt that leaves none.
+func (l Limits) Room(n int) int {
+	return max(min(l.ContextTokens, l.KVBlocks*l.BlockTokens+1)-n, 1)
+}
+
 // Check says why a sequence of prompt tokens and up to maxTokens generated
 // ones can never be served; nil if it can. The last generated token is never
 // fed back, so it needs no KV.

@@ -104,6 +104,8 @@ type flight struct {
 	sink                     Sink
 	prompt, generated        int
 	submitted, first, latest time.Time
+	// admitted says that it has left the queue for the first time.
+	admitted bool
 }
 
 // NewLoop returns a Loop; Run starts it.
@@ -214,6 +216,7 @@ func (l *Loop) Run(ctx context.Context) {
 		}
 		l.mu.Lock()
 		req := l.scheduler.Next()
+		l.admitted(time.Now())
 		l.mu.Unlock()
 		if req == nil {
 			l.idle(ctx)
@@ -227,6 +230,18 @@ func (l *Loop) Run(ctx context.Context) {
 	l.draining, l.unready = true, "the server is shutting down"
 	for _, id := range l.scheduler.Clear() {
 		l.end(id, FinishAbort, &Refusal{Kind: Unavailable, Message: "the server shut down before the completion was done; send the request again"})
+	}
+}
+
+// admitted measures how long the sequences of the new step waited in the
+// queue; only the first time, because later waits are no queueing. The lock is
+// held.
+func (l *Loop) admitted(now time.Time) {
+	for _, id := range l.scheduler.Admitted() {
+		if f := l.live[id]; f != nil && !f.admitted {
+			f.admitted = true
+			l.config.Metrics.admitted(now.Sub(f.submitted))
+		}
 	}
 }
 

@@ -18,9 +18,10 @@ type Metrics struct {
 	registry *prometheus.Registry
 	labels   prometheus.Labels
 
-	timeToFirstToken, timePerOutputToken, latency, stepDuration prometheus.Histogram
-	promptTokens, generationTokens, refused                     prometheus.Counter
-	success, stepFailures                                       *prometheus.CounterVec
+	timeToFirstToken, timePerOutputToken, latency, queueTime prometheus.Histogram
+	stepDuration, requestPrompt, requestGeneration           prometheus.Histogram
+	promptTokens, generationTokens, refused                  prometheus.Counter
+	success, stepFailures                                    *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of one served model in a registry of their
@@ -33,6 +34,12 @@ func NewMetrics(model string) *Metrics {
 		"Mean time between the tokens of a completion after its first, one observation per completion.", prometheus.ExponentialBuckets(0.0005, 2, 15))
 	m.latency = m.histogram("findep_e2e_request_latency_seconds",
 		"Time from accepting a prompt to the end of its completion.", prometheus.ExponentialBuckets(0.005, 2, 18))
+	m.queueTime = m.histogram("findep_request_queue_time_seconds",
+		"Time from accepting a prompt to its first step.", prometheus.ExponentialBuckets(0.0005, 2, 20))
+	m.requestPrompt = m.histogram("findep_request_prompt_tokens",
+		"Tokens of the prompt, one observation per completion that ended.", prometheus.ExponentialBuckets(1, 2, 20))
+	m.requestGeneration = m.histogram("findep_request_generation_tokens",
+		"Tokens generated, one observation per completion that ended.", prometheus.ExponentialBuckets(1, 2, 20))
 	m.stepDuration = m.histogram("findep_step_duration_seconds",
 		"Time of one step as the server sees it.", prometheus.ExponentialBuckets(0.0005, 2, 18))
 	m.promptTokens = m.counter("findep_prompt_tokens_total", "Tokens of prompts that were computed.")
@@ -85,6 +92,9 @@ func (m *Metrics) observe(l *Loop) {
 	gauge("findep_kv_cache_usage_ratio", "Share of the KV blocks in use, 0 to 1.", func(s Status) float64 {
 		return float64(s.Stats.KVBlocksUsed) / float64(max(s.Stats.KVBlocks, 1))
 	})
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "findep_preemptions_total", Help: "Sequences that gave their KV back to make room and were computed again.", ConstLabels: m.labels,
+	}, func() float64 { return float64(l.Status().Stats.Preemptions) }))
 	gauge("findep_engine_ready", "1 while the instance can run steps.", func(s Status) float64 {
 		if s.Ready {
 			return 1
@@ -97,6 +107,8 @@ func (m *Metrics) observe(l *Loop) {
 func (m *Metrics) rejected() { m.refused.Inc() }
 
 func (m *Metrics) step(_ *agentpb.StepRequest, d time.Duration) { m.stepDuration.Observe(d.Seconds()) }
+
+func (m *Metrics) admitted(waited time.Duration) { m.queueTime.Observe(waited.Seconds()) }
 
 func (m *Metrics) stepFailed(code codes.Code) { m.stepFailures.WithLabelValues(code.String()).Inc() }
 
@@ -113,6 +125,8 @@ func (m *Metrics) finished(f *flight, reason FinishReason, now time.Time) {
 		return
 	}
 	m.latency.Observe(now.Sub(f.submitted).Seconds())
+	m.requestPrompt.Observe(float64(f.prompt))
+	m.requestGeneration.Observe(float64(f.generated))
 	if f.generated > 1 {
 		m.timePerOutputToken.Observe(f.latest.Sub(f.first).Seconds() / float64(f.generated-1))
 	}

@@ -77,9 +77,13 @@ type Scheduler struct {
 	// release holds keys whose KV the engine is to free with the next step.
 	release []uint64
 	// step is the request in flight.
-	step    *agentpb.StepRequest
-	lastID  ID
-	lastKey uint64
+	step *agentpb.StepRequest
+	// admitted are the sequences that Next took from the queue since the last
+	// Admitted.
+	admitted    []ID
+	preemptions uint64
+	lastID      ID
+	lastKey     uint64
 }
 
 // NewScheduler returns one that queues until the first Reset.
@@ -143,6 +147,14 @@ func (s *Scheduler) Next() *agentpb.StepRequest {
 	s.step = &agentpb.StepRequest{Epoch: s.limits.Epoch, Pieces: b.pieces, Release: s.release}
 	s.release = nil
 	return s.step
+}
+
+// Admitted returns the sequences that have left the queue since it was last
+// asked. One that had to wait again is returned again.
+func (s *Scheduler) Admitted() []ID {
+	out := s.admitted
+	s.admitted = nil
+	return out
 }
 
 // Complete takes in the results of the step in flight and returns an event for
@@ -268,12 +280,14 @@ type Stats struct {
 	// KVTokens is the number of tokens whose KV is held, KVCapacity how many
 	// fit.
 	KVTokens, KVCapacity int
+	// Preemptions counts sequences that gave their KV back to make room.
+	Preemptions uint64
 }
 
 // Stats returns the present counts.
 func (s *Scheduler) Stats() Stats {
 	total := s.limits.KVBlocks * s.limits.AttentionRanks
-	st := Stats{Running: len(s.running), Waiting: len(s.waiting), KVBlocks: total, KVBlocksUsed: total, KVCapacity: total * s.limits.BlockTokens}
+	st := Stats{Running: len(s.running), Waiting: len(s.waiting), KVBlocks: total, KVBlocksUsed: total, KVCapacity: total * s.limits.BlockTokens, Preemptions: s.preemptions}
 	for _, n := range s.free {
 		st.KVBlocksUsed -= n
 	}

@@ -276,6 +276,12 @@ func TestPreemptionComputesAgain(t *testing.T) {
 	if restarts == 0 {
 		t.Error("nothing was preempted although both do not fit")
 	}
+	if got := d.scheduler.Stats().Preemptions; got != uint64(restarts) {
+		t.Errorf("%d preemptions are counted, want %d", got, restarts)
+	}
+	if diff := cmp.Diff([]serving.ID{first, second, second}, d.scheduler.Admitted()); diff != "" {
+		t.Errorf("admissions (-want +got):\n%s", diff)
+	}
 	if len(d.got[first]) != 12 || len(d.got[second]) != 12 {
 		t.Errorf("%d and %d tokens, want 12 each", len(d.got[first]), len(d.got[second]))
 	}

@@ -42,6 +42,7 @@ func (b *stepBuilder) grow(q *sequence) bool {
 	for need > s.free[q.rank] {
 		victim := s.youngest(q.rank)
 		s.preempt(victim)
+		s.preemptions++
 		if victim == q {
 			return false
 		}
@@ -86,6 +87,7 @@ func (b *stepBuilder) admit() {
 		q.key, q.rank, q.blocks, q.cached = s.lastKey, rank, need, 0
 		s.free[rank] -= need
 		s.load[rank]++
+		s.admitted = append(s.admitted, q.id)
 		i, _ := find(s.running, q.id)
 		s.running = slices.Insert(s.running, i, q)
 		b.take(q)

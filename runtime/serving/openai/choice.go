@@ -7,6 +7,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/tokenizer"
 )
@@ -76,8 +77,8 @@ type choice struct {
 
 	// Guarded by group.
 	text string
-	// report holds the log probabilities not yet taken.
-	report    *logprobs
+	// reports holds the log probabilities not yet taken.
+	reports   []tokenReport
 	generated int
 	// runes counts the decoded text, for the offsets of log probabilities.
 	runes  int
@@ -112,7 +113,7 @@ func (c *choice) Token(t serving.Token) (stop bool) {
 	}
 	part := c.decoder.Next(t.GetToken())
 	if c.logprobs {
-		c.appendLogprobs(t)
+		c.reports = append(c.reports, tokenReport{offset: c.runes, TokenLogprob: &agentpb.TokenLogprob{Token: t.GetToken(), Logprob: t.GetLogprob()}, top: t.GetTop()})
 	}
 	c.runes += utf8.RuneCountInString(part)
 	out, stopped := c.stops.push(part)
@@ -144,10 +145,33 @@ func (c *choice) End(reason serving.FinishReason, err error) {
 
 // part is what a choice has to say since the last time.
 type part struct {
-	text     string
-	logprobs *logprobs
-	finish   serving.FinishReason
-	err      error
+	text    string
+	reports []tokenReport
+	finish  serving.FinishReason
+	err     error
+}
+
+// tokenReport is the log probability of a token and of the most likely ones at
+// its place. offset counts runes of the completion before it.
+type tokenReport struct {
+	*agentpb.TokenLogprob
+	offset int
+	top    []*agentpb.TokenLogprob
+}
+
+// reason is nil until the choice has ended.
+func (p *part) reason() *serving.FinishReason {
+	if p.finish == "" {
+		return nil
+	}
+	return &p.finish
+}
+
+// add appends what came later.
+func (p *part) add(later part) {
+	p.text += later.text
+	p.reports = append(p.reports, later.reports...)
+	p.finish, p.err = later.finish, later.err
 }
 
 // take returns the news of a choice; ok is false when there are none. The
@@ -156,7 +180,7 @@ func (c *choice) take() (p part, ok bool) {
 	if c.text == "" && c.finish == "" {
 		return part{}, false
 	}
-	p = part{text: c.text, logprobs: c.report, finish: c.finish, err: c.err}
-	c.text, c.report = "", nil
+	p = part{text: c.text, reports: c.reports, finish: c.finish, err: c.err}
+	c.text, c.reports = "", nil
 	return p, true
 }

@@ -76,7 +76,7 @@ func FuzzParseRequest(f *testing.F) {
 			_, err = parsePrompt(q.Prompt)
 		}
 		if err == nil {
-			if q.maxTokens() < 1 || len(q.stops) > maxStops || q.sampling(func() uint64 { return 1 }).GetTopLogprobs() > maxLogprobs {
+			if q.maxTokens() < 1 || len(q.stops) > maxStops || q.sampling(func() uint64 { return 1 }, q.Logprobs).GetTopLogprobs() > maxLogprobs {
 				t.Fatalf("out of bounds: %+v", q)
 			}
 			return
@@ -88,6 +88,27 @@ func FuzzParseRequest(f *testing.F) {
 		_, response := errorResponse(err)
 		if _, err := json.Marshal(response); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzParseChat: any body gives a chat within bounds or a refusal.
+func FuzzParseChat(f *testing.F) {
+	f.Add([]byte(`{"model":"m","messages":[{"role":"user","content":"p"}],"logprobs":true,"top_logprobs":3}`))
+	f.Add([]byte(`{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"chat_template_kwargs":{"a":[1]}}`))
+	f.Add([]byte(`{"messages":[null,{}],"max_tokens":1,"max_completion_tokens":2}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := parseChat(b)
+		if err == nil {
+			n := q.likely()
+			if len(q.messages) == 0 || len(q.messages) > maxMessages || n != nil && (*n < 0 || *n > maxLogprobs) || q.MaxTokens != nil && *q.MaxTokens < 1 {
+				t.Fatalf("out of bounds: %+v", q)
+			}
+			return
+		}
+		var refusal *serving.Refusal
+		if !errors.As(err, &refusal) || refusal.Message == "" {
+			t.Fatalf("error %v is no refusal", err)
 		}
 	})
 }

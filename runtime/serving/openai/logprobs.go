@@ -7,7 +7,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
+	"github.com/findep/findep-operator/runtime/tokenizer"
 )
 
 // logprobs is the API's log probabilities of a completion, by token.
@@ -19,37 +20,71 @@ type logprobs struct {
 	TopLogprobs   []map[string]float32 `json:"top_logprobs"`
 }
 
-func (l *logprobs) append(other *logprobs) *logprobs {
-	if l == nil || other == nil {
-		if l == nil {
-			return other
-		}
-		return l
+// completionLogprobs is nil where none were asked for. As in the API, the most
+// likely tokens always include the sampled one.
+func completionLogprobs(tok *tokenizer.Tokenizer, reports []tokenReport) *logprobs {
+	if len(reports) == 0 {
+		return nil
 	}
-	l.TextOffset = append(l.TextOffset, other.TextOffset...)
-	l.TokenLogprobs = append(l.TokenLogprobs, other.TokenLogprobs...)
-	l.Tokens = append(l.Tokens, other.Tokens...)
-	l.TopLogprobs = append(l.TopLogprobs, other.TopLogprobs...)
+	l := &logprobs{}
+	for _, r := range reports {
+		text := tokenText(tok, r.GetToken())
+		top := map[string]float32{text: r.GetLogprob()}
+		for _, o := range r.top {
+			top[tokenText(tok, o.GetToken())] = o.GetLogprob()
+		}
+		l.TextOffset, l.TokenLogprobs = append(l.TextOffset, r.offset), append(l.TokenLogprobs, r.GetLogprob())
+		l.Tokens, l.TopLogprobs = append(l.Tokens, text), append(l.TopLogprobs, top)
+	}
 	return l
 }
 
-// appendLogprobs records a token. As in the API, the most likely ones always
-// include the sampled one.
-func (c *choice) appendLogprobs(t serving.Token) {
-	top := map[string]float32{c.tokenText(t.GetToken()): t.GetLogprob()}
-	for _, o := range t.GetTop() {
-		top[c.tokenText(o.GetToken())] = o.GetLogprob()
+// chatLogprobs is the API's log probabilities of a chat's answer.
+type chatLogprobs struct {
+	Content []tokenLogprob `json:"content"`
+}
+
+type tokenLogprob struct {
+	likelyToken
+	// TopLogprobs are as many as were asked for, most likely first.
+	TopLogprobs []likelyToken `json:"top_logprobs"`
+}
+
+type likelyToken struct {
+	Token   string  `json:"token"`
+	Logprob float32 `json:"logprob"`
+	// Bytes are numbers in JSON, because a token need not be whole runes.
+	Bytes []int `json:"bytes"`
+}
+
+// newChatLogprobs is nil where none were asked for.
+func newChatLogprobs(tok *tokenizer.Tokenizer, reports []tokenReport) *chatLogprobs {
+	if len(reports) == 0 {
+		return nil
 	}
-	c.report = c.report.append(&logprobs{
-		TextOffset: []int{c.runes}, TokenLogprobs: []float32{t.GetLogprob()},
-		Tokens: []string{c.tokenText(t.GetToken())}, TopLogprobs: []map[string]float32{top},
-	})
+	l := &chatLogprobs{}
+	for _, r := range reports {
+		t := tokenLogprob{likelyToken: newLikelyToken(tok, r.TokenLogprob), TopLogprobs: []likelyToken{}}
+		for _, o := range r.top {
+			t.TopLogprobs = append(t.TopLogprobs, newLikelyToken(tok, o))
+		}
+		l.Content = append(l.Content, t)
+	}
+	return l
+}
+
+func newLikelyToken(tok *tokenizer.Tokenizer, t *agentpb.TokenLogprob) likelyToken {
+	out := likelyToken{Token: tokenText(tok, t.GetToken()), Logprob: t.GetLogprob(), Bytes: []int{}}
+	for _, b := range tok.TokenBytes(t.GetToken()) {
+		out.Bytes = append(out.Bytes, int(b))
+	}
+	return out
 }
 
 // tokenText writes bytes that are no whole runes as the API does:
 // "bytes:\xf0\x9f".
-func (c *choice) tokenText(id int32) string {
-	b := c.tok.TokenBytes(id)
+func tokenText(tok *tokenizer.Tokenizer, id int32) string {
+	b := tok.TokenBytes(id)
 	if utf8.Valid(b) {
 		return string(b)
 	}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -33,20 +32,18 @@ const (
 	maxLogprobs = 20
 )
 
-// completionRequest is the body of POST /v1/completions.
-type completionRequest struct {
-	Model         *string         `json:"model"`
-	Prompt        json.RawMessage `json:"prompt"`
-	MaxTokens     *int            `json:"max_tokens"`
-	Temperature   *float64        `json:"temperature"`
-	TopP          *float64        `json:"top_p"`
-	Stream        bool            `json:"stream"`
+// parameters are the fields that completions and chats share.
+type parameters struct {
+	Model         *string  `json:"model"`
+	MaxTokens     *int     `json:"max_tokens"`
+	Temperature   *float64 `json:"temperature"`
+	TopP          *float64 `json:"top_p"`
+	Stream        bool     `json:"stream"`
 	StreamOptions *struct {
 		IncludeUsage bool `json:"include_usage"`
 	} `json:"stream_options"`
-	Stop     json.RawMessage `json:"stop"`
-	Seed     *int64          `json:"seed"`
-	Logprobs *int            `json:"logprobs"`
+	Stop json.RawMessage `json:"stop"`
+	Seed *int64          `json:"seed"`
 
 	TopK         *int    `json:"top_k"`
 	IgnoreEOS    bool    `json:"ignore_eos"`
@@ -55,13 +52,22 @@ type completionRequest struct {
 	stops []string
 }
 
+// completionRequest is the body of POST /v1/completions.
+type completionRequest struct {
+	parameters
+	Prompt   json.RawMessage `json:"prompt"`
+	Logprobs *int            `json:"logprobs"`
+}
+
 // unsupported lists fields that would change the completion, each with the
 // values that ask for nothing. null always does.
-var unsupported = map[string][]any{
+type unsupported map[string][]any
+
+// unsupportedAlways are those of completions and chats; the ones of each come
+// in addition.
+var unsupportedAlways = unsupported{
 	"n":                          {1.0},
-	"best_of":                    {1.0},
 	"echo":                       {false},
-	"suffix":                     {""},
 	"logit_bias":                 {map[string]any{}},
 	"presence_penalty":           {0.0},
 	"frequency_penalty":          {0.0},
@@ -72,13 +78,11 @@ var unsupported = map[string][]any{
 	"use_beam_search":            {false},
 	"include_stop_str_in_output": {false},
 	"skip_special_tokens":        {true},
-	"add_special_tokens":         {true},
 	"prompt_logprobs":            {},
 	"truncate_prompt_tokens":     {},
 	"allowed_token_ids":          {},
 	"bad_words":                  {[]any{}},
 	"logits_processors":          {[]any{}},
-	"prompt_embeds":              {},
 	"response_format":            {map[string]any{"type": "text"}},
 	"guided_json":                {},
 	"guided_regex":               {},
@@ -87,8 +91,15 @@ var unsupported = map[string][]any{
 	"structured_outputs":         {},
 }
 
-// decodeRequest reads and checks what does not depend on the model.
-func decodeRequest(w http.ResponseWriter, r *http.Request, limit int64) (*completionRequest, error) {
+var unsupportedInCompletions = unsupported{
+	"best_of":            {1.0},
+	"suffix":             {""},
+	"prompt_embeds":      {},
+	"add_special_tokens": {true},
+}
+
+// readBody reads a request's body.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -97,36 +108,38 @@ func decodeRequest(w http.ResponseWriter, r *http.Request, limit int64) (*comple
 		}
 		return nil, invalid("", "the request body could not be read: %v", err)
 	}
-	return parseRequest(b)
+	return b, nil
+}
+
+// decode reads a body into a request and refuses fields by name. content is
+// the field with what is to be continued.
+func decode(b []byte, into any, content string, more unsupported) error {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return invalid("", "the request body is empty; send a JSON object with model and %s", content)
+	}
+	var fields map[string]any
+	if err := errors.Join(json.Unmarshal(b, &fields), json.Unmarshal(b, into)); err != nil {
+		return jsonError(err)
+	}
+	return refuseUnsupported(fields, unsupportedAlways, more)
 }
 
 func parseRequest(b []byte) (*completionRequest, error) {
-	if len(bytes.TrimSpace(b)) == 0 {
-		return nil, invalid("", "the request body is empty; send a JSON object with model and prompt")
-	}
 	var q completionRequest
-	var fields map[string]any
-	if err := errors.Join(json.Unmarshal(b, &fields), json.Unmarshal(b, &q)); err != nil {
-		return nil, jsonError(err)
-	}
-	if err := refuseUnsupported(fields); err != nil {
+	if err := decode(b, &q, "prompt", unsupportedInCompletions); err != nil {
 		return nil, err
 	}
-	if err := q.checkSampling(); err != nil {
-		return nil, err
+	if q.Logprobs != nil && (*q.Logprobs < 0 || *q.Logprobs > maxLogprobs) {
+		return nil, invalid("logprobs", "logprobs is %d; it must lie between 0 and %d", *q.Logprobs, maxLogprobs)
 	}
-	if q.StreamOptions != nil && !q.Stream {
-		return nil, invalid("stream_options", "stream_options is only allowed when stream is true")
-	}
-	var err error
-	q.stops, err = parseStops(q.Stop)
-	return &q, err
+	return &q, q.check()
 }
 
 func jsonError(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) && wrongType.Field != "" {
-		return invalid(wrongType.Field, "%s is a JSON %s; it must be of type %s", wrongType.Field, wrongType.Value, jsonName(wrongType.Type))
+		field := strings.TrimPrefix(wrongType.Field, "parameters.") // The embedded struct's name is not the client's.
+		return invalid(field, "%s is a JSON %s; it must be of type %s", field, wrongType.Value, jsonName(wrongType.Type))
 	}
 	if wrongType != nil {
 		return invalid("", "the request body is a JSON %s; it must be an object", wrongType.Value)
@@ -152,10 +165,16 @@ func jsonName(t reflect.Type) string {
 	}
 }
 
-func refuseUnsupported(fields map[string]any) error {
+func refuseUnsupported(fields map[string]any, lists ...unsupported) error {
 	names := make([]string, 0, len(fields))
 	for name, value := range fields {
-		neutral, known := unsupported[name]
+		var neutral []any
+		known := false
+		for _, list := range lists {
+			if values, ok := list[name]; ok {
+				neutral, known = values, true
+			}
+		}
 		harmless := value == nil || slices.ContainsFunc(neutral, func(n any) bool { return reflect.DeepEqual(n, value) })
 		if known && !harmless {
 			names = append(names, name)
@@ -168,7 +187,20 @@ func refuseUnsupported(fields map[string]any) error {
 	return invalid(names[0], "%s is not supported with the value given; leave it out", strings.Join(names, ", "))
 }
 
-func (q *completionRequest) checkSampling() error {
+// check refuses values out of range and reads the stop strings.
+func (q *parameters) check() error {
+	if err := q.checkSampling(); err != nil {
+		return err
+	}
+	if q.StreamOptions != nil && !q.Stream {
+		return invalid("stream_options", "stream_options is only allowed when stream is true")
+	}
+	var err error
+	q.stops, err = parseStops(q.Stop)
+	return err
+}
+
+func (q *parameters) checkSampling() error {
 	outside := func(v *float64, least, most float64) bool { return v != nil && (*v < least || *v > most) }
 	switch {
 	case q.MaxTokens != nil && *q.MaxTokens < 1:
@@ -179,8 +211,6 @@ func (q *completionRequest) checkSampling() error {
 		return invalid("top_p", "top_p is %v; it must be above 0 and at most 1", *q.TopP)
 	case q.TopK != nil && (*q.TopK < -1 || *q.TopK > 1<<30):
 		return invalid("top_k", "top_k is %d; it must be positive, or 0 or -1 for no limit", *q.TopK)
-	case q.Logprobs != nil && (*q.Logprobs < 0 || *q.Logprobs > maxLogprobs):
-		return invalid("logprobs", "logprobs is %d; it must lie between 0 and %d", *q.Logprobs, maxLogprobs)
 	case len(q.StopTokenIDs) > maxStopTokens:
 		return invalid("stop_token_ids", "stop_token_ids has %d entries; at most %d are allowed", len(q.StopTokenIDs), maxStopTokens)
 	}
@@ -188,8 +218,9 @@ func (q *completionRequest) checkSampling() error {
 }
 
 // sampling is what the engine is told; random draws the seed when the client
-// gives none.
-func (q *completionRequest) sampling(random func() uint64) *agentpb.Sampling {
+// gives none. logprobs is how many most likely tokens to report; nil for no
+// log probabilities at all.
+func (q *parameters) sampling(random func() uint64, logprobs *int) *agentpb.Sampling {
 	s := &agentpb.Sampling{Temperature: 1, TopP: 1}
 	if q.Temperature != nil {
 		s.Temperature = float32(*q.Temperature)
@@ -201,8 +232,8 @@ func (q *completionRequest) sampling(random func() uint64) *agentpb.Sampling {
 	if q.TopK != nil {
 		s.TopK = uint32(max(*q.TopK, 0))
 	}
-	if q.Logprobs != nil {
-		s.Logprobs, s.TopLogprobs = true, uint32(*q.Logprobs)
+	if logprobs != nil {
+		s.Logprobs, s.TopLogprobs = true, uint32(*logprobs)
 	}
 	if q.Seed != nil {
 		s.Seed = uint64(*q.Seed)
@@ -244,58 +275,4 @@ func parseStops(raw json.RawMessage) ([]string, error) {
 		}
 	}
 	return many, nil
-}
-
-// promptInput is one prompt: text, or token ids when tokens is set.
-type promptInput struct {
-	text   string
-	tokens []int32
-	isText bool
-}
-
-// parsePrompt reads the four forms of prompt: a string, an array of strings,
-// an array of token ids, an array of arrays of token ids.
-func parsePrompt(raw json.RawMessage) ([]promptInput, error) {
-	if isNull(raw) {
-		return nil, invalid("prompt", "prompt is missing; send a string, an array of strings, an array of token ids or an array of such arrays")
-	}
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		return []promptInput{{text: text, isText: true}}, nil
-	}
-	var items []json.RawMessage
-	if json.Unmarshal(raw, &items) != nil || len(items) == 0 {
-		return nil, invalid("prompt", "prompt must be a string or an array with at least one entry")
-	}
-	if first := items[0][0]; first != '"' && first != '[' {
-		tokens, err := parseTokens(raw, "prompt")
-		return []promptInput{{tokens: tokens}}, err
-	}
-	if len(items) > maxPrompts {
-		return nil, invalid("prompt", "prompt has %d entries; at most %d are allowed in one request", len(items), maxPrompts)
-	}
-	out := make([]promptInput, len(items))
-	for i, item := range items {
-		if item[0] == '[' {
-			tokens, err := parseTokens(item, fmt.Sprintf("prompt[%d]", i))
-			if err != nil {
-				return nil, err
-			}
-			out[i] = promptInput{tokens: tokens}
-			continue
-		}
-		if err := json.Unmarshal(item, &out[i].text); err != nil {
-			return nil, invalid("prompt", "prompt[%d] is neither a string nor an array of token ids", i)
-		}
-		out[i].isText = true
-	}
-	return out, nil
-}
-
-func parseTokens(raw json.RawMessage, name string) ([]int32, error) {
-	var tokens []int32
-	if err := json.Unmarshal(raw, &tokens); err != nil {
-		return nil, invalid("prompt", "%s must hold token ids, which are integers from 0 to 2147483647, and nothing else", name)
-	}
-	return tokens, nil
 }

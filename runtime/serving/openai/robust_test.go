@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -407,6 +408,10 @@ func TestMetricsAndReport(t *testing.T) {
 		"findep_request_time_to_first_token_seconds_count" + label + " 1",
 		"findep_request_time_per_output_token_seconds_count" + label + " 1",
 		"findep_e2e_request_latency_seconds_count" + label + " 1",
+		"findep_request_queue_time_seconds_count" + label + " 1",
+		"findep_request_prompt_tokens_count" + label + " 1",
+		"findep_request_generation_tokens_sum" + label + " 9",
+		"findep_preemptions_total" + label + " 0",
 		"findep_requests_running" + label + " 0",
 		"findep_requests_waiting" + label + " 0",
 		"findep_kv_cache_usage_ratio" + label + " 0",
@@ -449,4 +454,49 @@ func record(h http.Handler, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	return w
+}
+
+// TestBackPressureUnderLoad: more clients than fit are told when to come back,
+// and all of them are served in the end.
+func TestBackPressureUnderLoad(t *testing.T) {
+	e := servingtest.New()
+	e.KVBlocks, e.Ranks = 8, 1
+	// No step ends before the queue has run over once.
+	var g gate
+	e.OnStep = g.pass
+	s := startChat(t, e, func(c *serving.Config, _ *openai.Config) { c.MaxQueue = 3 })
+	g.Lock()
+	var overflow sync.Once
+	var wait sync.WaitGroup
+	for client := range 48 {
+		wait.Go(func() {
+			text := fmt.Sprint("client ", client)
+			want, _ := s.expectSegment(begin+"<user>"+text+"<assistant>", 12)
+			for {
+				r := s.postChat(chatRequest(fields{"messages": []fields{say("user", text)}}))
+				var c chatResponse
+				if err := json.NewDecoder(r.Body).Decode(&c); err != nil {
+					t.Error(err)
+					return
+				}
+				if r.StatusCode == http.StatusTooManyRequests {
+					overflow.Do(g.Unlock)
+					if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 1 || after > 30 || c.Error.Code != "queue_full" {
+						t.Errorf("Retry-After %q, error %+v", r.Header.Get("Retry-After"), c.Error)
+						return
+					}
+					time.Sleep(time.Millisecond)
+					continue
+				}
+				if r.StatusCode != http.StatusOK || c.Choices[0].Message.Content != want {
+					t.Errorf("status %d, %+v; want %q", r.StatusCode, c, want)
+				}
+				return
+			}
+		})
+	}
+	wait.Wait()
+	if st := s.loop.Status().Stats; st.KVBlocksUsed != 0 || st.Running+st.Waiting != 0 {
+		t.Errorf("something is still held: %+v", st)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/findep/findep-operator/runtime/chattemplate"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/tokenizer"
 )
@@ -20,6 +21,10 @@ type Config struct {
 	Model string
 	// Tokenizer is the model's.
 	Tokenizer *tokenizer.Tokenizer
+	// Chat is the model's chat template; nil where it has none, or none that
+	// could be read, and NoChat then says why.
+	Chat   *chattemplate.Chat
+	NoChat string
 	// Loop runs the requests.
 	Loop *serving.Loop
 	// Metrics is served at /metrics.
@@ -68,6 +73,7 @@ func New(c Config) *Server {
 	s.mux.HandleFunc("/v1/models", allow(http.MethodGet, s.models))
 	s.mux.HandleFunc("/v1/models/{id...}", allow(http.MethodGet, s.model))
 	s.mux.HandleFunc("/v1/completions", allow(http.MethodPost, s.completions))
+	s.mux.HandleFunc("/v1/chat/completions", allow(http.MethodPost, s.chats))
 	s.mux.HandleFunc("/", notFound)
 	return s
 }
@@ -127,7 +133,7 @@ func allow(method string, h http.HandlerFunc) http.HandlerFunc {
 }
 
 func notFound(w http.ResponseWriter, r *http.Request) {
-	writeJSON(w, http.StatusNotFound, body("there is no "+r.URL.Path+"; this server has /v1/models and /v1/completions", "invalid_request_error", "", "not_found"))
+	writeJSON(w, http.StatusNotFound, body("there is no "+r.URL.Path+"; this server has /v1/models, /v1/completions and /v1/chat/completions", "invalid_request_error", "", "not_found"))
 }
 
 // modelObject is an entry of /v1/models.

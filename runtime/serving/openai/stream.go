@@ -12,10 +12,10 @@ import (
 // usage if asked for, then [DONE]. An engine that fails in between ends the
 // stream with an error event instead of [DONE].
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *call) error {
-	withUsage := c.request.StreamOptions != nil && c.request.StreamOptions.IncludeUsage
-	head := c.head
+	withUsage := c.StreamOptions != nil && c.StreamOptions.IncludeUsage
+	var noUsage json.RawMessage
 	if withUsage {
-		head.Usage = json.RawMessage("null")
+		noUsage = json.RawMessage("null")
 	}
 	ended := make([]bool, len(c.group.choices))
 	started := false
@@ -27,35 +27,45 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *call) error {
 		}
 		if !started {
 			started = true
-			w.Header().Set("Content-Type", "text/event-stream")
-			w.Header().Set("Cache-Control", "no-cache")
-			w.Header().Set("X-Accel-Buffering", "no") // Proxies must not collect events.
+			if err := s.open(w, c, noUsage); err != nil {
+				return err
+			}
 		}
 		for i := range ended {
 			p, ok := news[i]
 			if !ok || ended[i] {
 				continue
 			}
-			event := head
-			choice := completionChoice{Text: p.text, Index: i, Logprobs: p.logprobs}
-			if p.finish != "" {
-				choice.FinishReason, ended[i] = &p.finish, true
-			}
-			event.Choices = []completionChoice{choice}
-			if err := s.event(w, event); err != nil {
+			ended[i] = p.finish != ""
+			if err := s.event(w, c.shape.event(c.head, i, p, noUsage)); err != nil {
 				return err
 			}
 		}
 		done = finished
 	}
 	if withUsage {
-		event := c.head
-		event.Choices, event.Usage = []completionChoice{}, c.usage().raw()
-		if err := s.event(w, event); err != nil {
+		if err := s.event(w, c.shape.usage(c.head, c.usage().raw())); err != nil {
 			return err
 		}
 	}
 	return s.write(w, []byte("[DONE]"))
+}
+
+// open begins a stream.
+func (s *Server) open(w http.ResponseWriter, c *call, usage json.RawMessage) error {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("X-Accel-Buffering", "no") // Proxies must not collect events.
+	for i := range c.group.choices {
+		event := c.shape.opening(c.head, i, usage)
+		if event == nil {
+			continue
+		}
+		if err := s.event(w, event); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // streamError reports a failure: with its status while nothing was sent, as an

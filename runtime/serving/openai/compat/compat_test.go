@@ -17,6 +17,7 @@ import (
 	client "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 
+	"github.com/findep/findep-operator/runtime/chattemplate"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/serving/openai"
 	"github.com/findep/findep-operator/runtime/serving/servingtest"
@@ -28,6 +29,12 @@ const model = "acme/tiny-moe"
 // start runs a server on a fake engine and returns its address and a function
 // that gives the text with which a prompt is continued.
 func start(t *testing.T) (url string, expect func(prompt string, maxTokens int) string) {
+	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith is start with a chat template.
+func startWith(t *testing.T, chat *chattemplate.Chat) (url string, expect func(prompt string, maxTokens int) string) {
 	t.Helper()
 	b, err := os.ReadFile("../../../tokenizer/testdata/deepseek-v3.json")
 	if err != nil {
@@ -42,7 +49,7 @@ func start(t *testing.T) (url string, expect func(prompt string, maxTokens int) 
 	log, metrics := slog.New(slog.DiscardHandler), serving.NewMetrics(model)
 	loop := serving.NewLoop(e, serving.Config{Metrics: metrics, Log: log})
 	server := httptest.NewServer(openai.New(openai.Config{
-		Model: model, Tokenizer: tok, Loop: loop, Metrics: metrics, Random: rand.Uint64, Now: time.Now, Log: log,
+		Model: model, Tokenizer: tok, Chat: chat, Loop: loop, Metrics: metrics, Random: rand.Uint64, Now: time.Now, Log: log,
 	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
@@ -117,5 +124,61 @@ func checkModels(ctx context.Context, t *testing.T, c *client.Client) {
 	}
 	if one, err := c.Models.Get(ctx, model); err != nil || one.ID != model {
 		t.Errorf("model %+v, error %v", one, err)
+	}
+}
+
+// TestOfficialClientChats drives chats with the OpenAI client library, whole
+// and streamed, with its accumulator.
+func TestOfficialClientChats(t *testing.T) {
+	source, err := os.ReadFile("../../../chattemplate/testdata/deepseek-v2.jinja")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chat, err := chattemplate.New([]byte(`{"bos_token":"<｜begin▁of▁sentence｜>","eos_token":"<｜end▁of▁sentence｜>"}`), string(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, expect := startWith(t, chat)
+	ctx := context.Background()
+	c := client.NewClient(option.WithBaseURL(url+"/v1"), option.WithAPIKey("none"), option.WithMaxRetries(0))
+	params := client.ChatCompletionNewParams{
+		Model: model,
+		Messages: []client.ChatCompletionMessageParamUnion{
+			client.SystemMessage("Be brief."), client.UserMessage("Hi"), client.AssistantMessage("Hello."),
+			client.UserMessage([]client.ChatCompletionContentPartUnionParam{client.TextContentPart("How are"), client.TextContentPart("you?")}),
+		},
+		MaxCompletionTokens: client.Int(24), Temperature: client.Float(0), Seed: client.Int(3), N: client.Int(1),
+		Logprobs: client.Bool(true), TopLogprobs: client.Int(2),
+	}
+	want := expect("<｜begin▁of▁sentence｜>Be brief.\n\nUser: Hi\n\nAssistant: Hello.<｜end▁of▁sentence｜>User: How are\nyou?\n\nAssistant:", 24)
+
+	whole, err := c.Chat.Completions.New(ctx, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := whole.Choices[0]; got.Message.Content != want || got.FinishReason != "length" || whole.Usage.CompletionTokens != 24 ||
+		len(got.Logprobs.Content) != 24 || len(got.Logprobs.Content[0].TopLogprobs) != 2 {
+		t.Errorf("chat %+v, want %q", whole, want)
+	}
+
+	params.StreamOptions = client.ChatCompletionStreamOptionsParam{IncludeUsage: client.Bool(true)}
+	stream, all := c.Chat.Completions.NewStreaming(ctx, params), client.ChatCompletionAccumulator{}
+	for stream.Next() {
+		if !all.AddChunk(stream.Current()) {
+			t.Fatalf("the chunk %s does not fit", stream.Current().RawJSON())
+		}
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := all.Choices[0]; got.Message.Content != want || got.Message.Role != "assistant" || got.FinishReason != "length" || all.Usage.CompletionTokens != 24 {
+		t.Errorf("streamed %+v, want %q", all.ChatCompletion, want)
+	}
+
+	params.StreamOptions = client.ChatCompletionStreamOptionsParam{}
+	params.N = client.Int(2)
+	var apiErr *client.Error
+	if _, err := c.Chat.Completions.New(ctx, params); !errors.As(err, &apiErr) || apiErr.StatusCode != http.StatusBadRequest || apiErr.Param != "n" {
+		t.Errorf("error %v", err)
 	}
 }
