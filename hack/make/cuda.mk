@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The CUDA backend. Included by the Makefile, or used alone with
+# `make -f hack/make/cuda.mk cuda` from the repository's root.
+#
+#   cuda            build/cuda/libfindep_cuda.so for all of CUDA_ARCHES and, as
+#                   PTX, for later GPUs; no GPU and no driver are needed
+#   cuda-resources  registers, spills and shared memory of every kernel against
+#                   kernels/cuda/resources.tsv; cuda-resources-update writes it
+#   cuda-shim       build/cuda/libfindep_cuda_shim.so: the same sources on a model
+#                   of CUDA that runs on the CPU, for tests
+#   test-cuda-shim  the conformance suite on it
+#   test-cuda       the tests of the real library: on a GPU the conformance suite,
+#                   without one that it says so
+#
+# nvcc 13 is taken from the PATH; where it is not, NVIDIA's wheels are installed
+# into the cache folder (some 840 MiB). While developing, one architecture is
+# enough: make cuda CUDA_ARCHES=90a
+
+export FINDEP_CACHE ?= $(HOME)/.cache/findep
+
+CUDA_ARCHES ?= 80 86 89 90a 100
+CUDA_BUILD := build/cuda
+CUDA_REQUIREMENTS := hack/cuda/requirements.txt
+# Other pins, another folder.
+CUDA_WHEELS := $(FINDEP_CACHE)/cuda-$(shell sha256sum $(CUDA_REQUIREMENTS) | cut -c1-12)
+CUDA_NVCC_ON_PATH := $(shell nvcc --version 2>/dev/null | grep -q 'release 13\.' && command -v nvcc)
+CUDA_HOME ?= $(if $(CUDA_NVCC_ON_PATH),$(shell dirname $$(dirname $$(readlink -f $(CUDA_NVCC_ON_PATH)))),$(CUDA_WHEELS)/nvidia/cu13)
+CUDA_TOOLKIT := $(CUDA_HOME)/bin/nvcc
+# Toolkits call it lib64, wheels lib; known only once they are there.
+CUDA_LIB = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
+
+# `nice` keeps the compiler from starving whatever else the machine does.
+CUDA_NVCC = nice -n 10 $(CUDA_TOOLKIT)
+CUDA_WARNINGS := -Wall -Wextra -Werror
+CUDA_INCLUDES = -Ikernels -Ikernels/include
+CUDA_CODE := $(foreach a,$(CUDA_ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(subst a,,$(lastword $(CUDA_ARCHES))),code=compute_$(subst a,,$(lastword $(CUDA_ARCHES)))
+# -fmad is nvcc's default; named because the order of roundings is promised.
+CUDA_NVCC_FLAGS := -std=c++17 -O3 -fmad=true -Werror all-warnings -Xptxas -v \
+	-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-unused-function $(CUDA_CODE)
+CUDA_CXX_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wconversion
+
+CUDA_KERNELS := $(wildcard kernels/cuda/*.cu)
+CUDA_HOST := $(wildcard kernels/cuda/*.cc)
+CUDA_HEADERS := $(wildcard kernels/cuda/*.h kernels/cuda/*.cuh kernels/common/*.h) kernels/include/findep/backend.h
+CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o) $(CUDA_HOST:%.cc=$(CUDA_BUILD)/%.cc.o)
+CUDA_LIBRARY := $(CUDA_BUILD)/libfindep_cuda.so
+
+CUDA_SHIM_SOURCES := $(wildcard kernels/tests/cudashim/*)
+CUDA_SHIM := $(CUDA_BUILD)/libfindep_cuda_shim.so
+CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wno-unknown-pragmas -Wno-unused-function \
+	-DFINDEP_CUDA_SHIM -Ikernels/tests/cudashim $(CUDA_INCLUDES)
+
+.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda cuda-clean FORCE
+
+cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
+
+$(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: $(CUDA_REQUIREMENTS)
+	@echo "Installing the CUDA toolkit's wheels into $(CUDA_WHEELS)"
+	rm -rf $(CUDA_WHEELS).part
+	python3 -m pip install --disable-pip-version-check --root-user-action ignore --no-deps --no-compile -q \
+		--target $(CUDA_WHEELS).part -r $(CUDA_REQUIREMENTS)
+	rm -rf $(CUDA_WHEELS)
+	mv $(CUDA_WHEELS).part $(CUDA_WHEELS)
+	touch $@
+
+# Objects of other architectures or flags are not up to date.
+$(CUDA_BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_HOME) $(CUDA_NVCC_FLAGS)' | cmp -s - $@ || echo '$(CUDA_HOME) $(CUDA_NVCC_FLAGS)' > $@
+
+$(CUDA_BUILD)/%.cu.o: %.cu $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
+	@mkdir -p $(@D)
+	@echo "nvcc $<"
+	@$(CUDA_NVCC) $(CUDA_NVCC_FLAGS) $(CUDA_INCLUDES) -c $< -o $@ > $@.log 2>&1 || (cat $@.log; rm -f $@; exit 1)
+
+$(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
+	@mkdir -p $(@D)
+	$(CXX) $(CUDA_CXX_FLAGS) $(CUDA_INCLUDES) -isystem $(CUDA_HOME)/include -c $< -o $@
+
+# The CUDA and C++ runtimes are inside and hidden; cuBLAS is found beside the
+# library, where links to the toolkit's stand, or by the loader's path.
+$(CUDA_LIBRARY): $(CUDA_OBJECTS)
+	$(CXX) -shared -o $@ $^ -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-z,defs \
+		-Wl,-rpath,'$$ORIGIN' $(CUDA_LIB)/libcudart_static.a $(CUDA_LIB)/libcublas.so.13 \
+		-Wl,-rpath-link,$(CUDA_LIB) -lpthread -ldl -lrt
+	ln -sf $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
+
+cuda-resources: $(CUDA_LIBRARY) ## Check registers and spills of every CUDA kernel.
+	python3 hack/cuda/resources.py check kernels/cuda/resources.tsv $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o.log)
+
+cuda-resources-update: $(CUDA_LIBRARY)
+	python3 hack/cuda/resources.py update kernels/cuda/resources.tsv $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o.log)
+
+cuda-shim: $(CUDA_SHIM) ## Build the CUDA backend on a model of CUDA that runs on the CPU.
+
+$(CUDA_BUILD)/shim/%.o: % $(CUDA_HEADERS) $(CUDA_SHIM_SOURCES) hack/make/cuda.mk
+	@mkdir -p $(@D)
+	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -x c++ -c $< -o $@
+
+$(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUILD)/shim/%.o) \
+		$(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o
+	$(CXX) -shared -o $@ $^ -Wl,-z,defs -lpthread
+
+test-cuda-shim: $(CUDA_SHIM) ## Run the conformance suite on the CUDA kernels, on the CPU.
+	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) go test -count=1 -tags findep_native -run 'TestCUDAShim' ./runtime/backend/native
+
+test-cuda: $(CUDA_LIBRARY) ## Run the tests of the CUDA backend; without a GPU, that it says so.
+	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) go test -count=1 -v -tags findep_native -run 'TestCUDALibrary' ./runtime/backend/native
+
+cuda-clean: ## Remove the CUDA build; the toolkit stays in the cache.
+	rm -rf $(CUDA_BUILD)

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#ifndef FINDEP_CUDASHIM_CUDA_BF16_H
+#define FINDEP_CUDASHIM_CUDA_BF16_H
+
+#include <stdint.h>
+#include <string.h>
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+// The upper half of an F32.
+inline float __bfloat162float(__nv_bfloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float f;
+  memcpy(&f, &bits, sizeof(f));
+  return f;
+}
+
+#endif  // FINDEP_CUDASHIM_CUDA_BF16_H

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Fibers, barriers and the runtime's functions of the model in cuda_runtime.h.
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "cublas_v2.h"
+#include "cuda_runtime.h"
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_shim {
+
+void* dynamic_shared = nullptr;
+
+namespace {
+
+constexpr unsigned kWarp = 32;
+constexpr size_t kStack = 64 * 1024;
+constexpr int64_t kMemory = int64_t{4} << 30;
+
+// Threads that wait for `expected` of them. The generation tells a thread that
+// all have come from one that only some have.
+struct Barrier {
+  unsigned expected = 0, arrived = 0;
+  uint64_t generation = 0;
+};
+
+// A fiber begins with a context of its own and from then on switches by jumps,
+// which save no signal mask and so need no system call.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf place;
+  bool begun = false;
+  std::unique_ptr<char[]> stack;
+  dim3 thread;
+  bool done = false;  // with the current block
+};
+
+struct Block {
+  const std::function<void()>* kernel = nullptr;
+  jmp_buf scheduler;
+  std::vector<Fiber> fibers;
+  Fiber* running = nullptr;
+  Barrier all;
+  std::vector<Barrier> warps;
+  std::vector<uint64_t> exchanged;  // a place per thread
+  uint64_t steps = 0;               // barriers left and threads finished
+};
+
+std::mutex launches;
+Block* block = nullptr;
+
+void yield() {
+  if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
+}
+
+void resume(Fiber& f) {
+  if (_setjmp(block->scheduler) != 0) return;
+  if (f.begun) _longjmp(f.place, 1);
+  f.begun = true;
+  setcontext(&f.context);
+}
+
+void wait(Barrier& barrier) {
+  const uint64_t generation = barrier.generation;
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    ++block->steps;
+    return;
+  }
+  while (barrier.generation == generation) yield();
+}
+
+// Runs its thread's part of one block after the other.
+void enter() {
+  for (;;) {
+    (*block->kernel)();
+    block->running->done = true;
+    ++block->steps;
+    yield();
+  }
+}
+
+void prepare(Block& b, dim3 size) {
+  const unsigned threads = size.x * size.y * size.z;
+  b.fibers.resize(threads);
+  b.exchanged.assign(threads, 0);
+  b.warps.assign((threads + kWarp - 1) / kWarp, Barrier{});
+  b.all.expected = threads;
+  for (unsigned t = 0; t < threads; ++t) {
+    Fiber& f = b.fibers[t];
+    f.stack.reset(new char[kStack]);
+    f.thread = dim3(t % size.x, t / size.x % size.y, t / size.x / size.y);
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = kStack;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, enter, 0);
+    ++b.warps[t / kWarp].expected;
+  }
+}
+
+// Runs one block; false if some threads wait for others that have ended.
+bool run(Block& b, std::mt19937& random) {
+  for (Fiber& f : b.fibers) f.done = false;
+  std::vector<size_t> order(b.fibers.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (size_t left = b.fibers.size(); left > 0;) {
+    const uint64_t before = b.steps;
+    std::shuffle(order.begin(), order.end(), random);
+    left = 0;
+    for (size_t i : order) {
+      Fiber& f = b.fibers[i];
+      if (f.done) continue;
+      b.running = &f;
+      threadIdx = f.thread;
+      resume(f);
+      left += f.done ? 0 : 1;
+    }
+    if (left > 0 && b.steps == before) return false;
+  }
+  return true;
+}
+
+unsigned seed() {
+  const char* given = getenv("FINDEP_CUDA_SHIM_SEED");
+  return given == nullptr ? 1u : static_cast<unsigned>(strtoul(given, nullptr, 10));
+}
+
+bool valid(dim3 grid, dim3 size, size_t shared) {
+  const uint64_t threads = uint64_t{size.x} * size.y * size.z;
+  return grid.x > 0 && grid.x <= 0x7fffffffu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
+         threads > 0 && threads <= 1024 && shared <= 48 * 1024;
+}
+
+}  // namespace
+
+void sync_block() { wait(block->all); }
+void sync_warp() { wait(block->warps[threadIdx.x / kWarp]); }
+void* exchange(unsigned lane) { return &block->exchanged[threadIdx.x / kWarp * kWarp + lane]; }
+
+cudaError_t launch(const std::function<void()>& kernel, dim3 grid, dim3 size, size_t shared) {
+  if (!valid(grid, size, shared)) return cudaErrorInvalidConfiguration;
+  std::lock_guard<std::mutex> lock(launches);
+  static std::mt19937 random(seed());
+  Block b;
+  b.kernel = &kernel;
+  prepare(b, size);
+  block = &b;
+  gridDim = grid;
+  blockDim = size;
+  const std::unique_ptr<char[]> memory(new char[shared + 1]);
+  dynamic_shared = memory.get();
+  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  std::iota(order.begin(), order.end(), uint64_t{0});
+  std::shuffle(order.begin(), order.end(), random);
+  bool finished = true;
+  for (uint64_t i : order) {
+    memset(memory.get(), 0xff, shared);  // NaN
+    blockIdx = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                    static_cast<unsigned>(i / grid.x / grid.y));
+    finished = run(b, random);
+    if (!finished) break;
+  }
+  dynamic_shared = nullptr;
+  block = nullptr;
+  return finished ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+}  // namespace cuda_shim
+
+const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "a CUDA error of the shim"; }
+const char* cudaGetErrorString(cudaError_t status) {
+  return status == cudaErrorLaunchFailure ? "threads wait at a barrier that others never reach" : "see the shim";
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = cudaDeviceProp{"shim", static_cast<size_t>(cuda_shim::kMemory)};
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return cudaSuccess; }
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = malloc(bytes);
+  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  memset(*data, 0xab, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* data) { return free(data), cudaSuccess; }
+cudaError_t cudaMemset(void* data, int value, size_t bytes) { return memset(data, value, bytes), cudaSuccess; }
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  return memcpy(to, from, bytes), cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = nullptr, cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = nullptr, cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+
+const char* cublasGetStatusString(cublasStatus_t) { return "a cuBLAS error of the shim"; }
+cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int64_t m,
+                                             int64_t n, int64_t k, const void* alpha, const void* a, cudaDataType,
+                                             int64_t lda, int64_t stride_a, const void* b, cudaDataType, int64_t ldb,
+                                             int64_t stride_b, const void* beta, void* c, cudaDataType, int64_t ldc,
+                                             int64_t stride_c, int64_t batch, cublasComputeType_t, cublasGemmAlgo_t) {
+  const bool transposed = op_a == CUBLAS_OP_T;
+  if (op_b != CUBLAS_OP_N || m < 0 || n < 0 || k < 0 || batch < 0 || lda < (transposed ? k : m) || ldb < k || ldc < m) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  for (int64_t at = 0; at < batch; ++at) {
+    const float* from = static_cast<const float*>(a) + at * stride_a;
+    const float* with = static_cast<const float*>(b) + at * stride_b;
+    float* to = static_cast<float*>(c) + at * stride_c;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t o = 0; o < m; ++o) {
+        double sum = 0;
+        for (int64_t s = 0; s < k; ++s) {
+          sum += static_cast<double>(from[transposed ? o * lda + s : s * lda + o]) * static_cast<double>(with[i * ldb + s]);
+        }
+        // Like cuBLAS: with beta 0 the old value, which may be NaN, is not read.
+        to[i * ldc + o] = scale * static_cast<float>(sum) + (keep == 0 ? 0.0f : keep * to[i * ldc + o]);
+      }
+    }
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
