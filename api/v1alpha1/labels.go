@@ -2,7 +2,8 @@
 
 package v1alpha1
 
-// Labels of everything that the operator makes for a MoEDeployment.
+// Labels of everything that the operator makes for a MoEDeployment, and of the
+// operator itself.
 const (
 	// LabelManagedBy is on every child; its value is ManagedByValue.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
@@ -18,6 +19,11 @@ const (
 	LabelRank = Group + "/rank"
 	// LabelLeader is "true" on the pod of rank 0.
 	LabelLeader = Group + "/leader"
+	// LabelComponent is on the manager's pods, by which the NetworkPolicies of
+	// instances know them; its value is ComponentManager.
+	LabelComponent = Group + "/component"
+	// ComponentManager is the value of LabelComponent.
+	ComponentManager = "manager"
 	// LabelRevision identifies the user's intent that the child was made from.
 	LabelRevision = Group + "/revision"
 )

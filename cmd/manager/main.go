@@ -33,6 +33,8 @@ type options struct {
 	leaderElection  bool
 	watchNamespaces []string
 	clusterReads    bool
+	budgets         bool
+	networkPolicies bool
 	concurrency     int
 	qps             float32
 	burst           int
@@ -60,12 +62,15 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		RunE:          func(*cobra.Command, []string) error { return run(&o) },
 	}
+	c.AddCommand(checkCommand())
 	f := c.Flags()
 	f.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "address of /metrics; 0 switches it off")
 	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
 	f.BoolVar(&o.leaderElection, "leader-elect", false, "let one of several managers work; needed with more than one replica")
 	f.StringSliceVar(&o.watchNamespaces, "watch-namespace", nil, "namespaces to work in (default all)")
 	f.BoolVar(&o.clusterReads, "cluster-reads", true, "read GPUProfiles and node labels, which are cluster-scoped; switch off where the manager only has namespaced rights")
+	f.BoolVar(&o.budgets, "pod-disruption-budgets", true, "give every MoEDeployment a PodDisruptionBudget that counts instances")
+	f.BoolVar(&o.networkPolicies, "network-policies", true, "give every MoEDeployment a NetworkPolicy")
 	f.IntVar(&o.concurrency, "concurrency", 4, "MoEDeployments that are reconciled at once")
 	f.Float32Var(&o.qps, "kube-api-qps", 50, "sustained requests per second to the API server")
 	f.IntVar(&o.burst, "kube-api-burst", 100, "burst of requests to the API server")
@@ -161,6 +166,8 @@ func register(mgr ctrl.Manager, o *options) error {
 		},
 		GangServed:   gang,
 		ClusterReads: o.clusterReads,
+
+		DisruptionBudgets: o.budgets, NetworkPolicies: o.networkPolicies,
 	}
 	if err := r.SetupWithManager(mgr, o.concurrency); err != nil {
 		return fmt.Errorf("set up the controller: %w", err)

@@ -3,8 +3,14 @@
 package main
 
 import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 func TestOptionsRefuse(t *testing.T) {
@@ -38,5 +44,25 @@ func TestNamespacedModeRestrictsTheCache(t *testing.T) {
 	}
 	if o := managerOptions(&options{}); o.Cache.DefaultNamespaces != nil {
 		t.Errorf("got %v, want all namespaces", o.Cache.DefaultNamespaces)
+	}
+}
+
+func TestCheckAsksUntilThereIsAnAnswer(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	c := &cobra.Command{}
+	c.SetContext(context.Background())
+	c.SetOut(io.Discard)
+	if err := check(c, server.URL, 0); err != nil || asked != 3 {
+		t.Errorf("asked %d times, got %v", asked, err)
+	}
+	asked = -1000
+	if err := check(c, server.URL, 0); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("got %v, want the last answer", err)
 	}
 }

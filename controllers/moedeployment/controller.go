@@ -51,6 +51,8 @@ type Reconciler struct {
 	// ClusterReads says that GPUProfiles and nodes may be read. Without it only
 	// groups.*.profileRef with a preset, and the cpu preset, are known.
 	ClusterReads bool
+	// DisruptionBudgets and NetworkPolicies say whether deployments get one.
+	DisruptionBudgets, NetworkPolicies bool
 }
 
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch
@@ -60,6 +62,8 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=scheduling.k8s.io,resources=podgroups,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=findep.dev,resources=gpuprofiles,verbs=get;list;watch,roleName=manager-cluster-reader
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch,roleName=manager-cluster-reader
@@ -103,6 +107,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"history", r.reconcileRevisions},
 		{"certificates", r.reconcileCertificates},
 		{"services", r.reconcileServices},
+		{"protection", r.reconcileProtection},
 		{"instances", r.reconcileInstances},
 		{"observe", r.observe},
 		{"nudge", r.nudge},

@@ -13,6 +13,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +32,7 @@ const configRetry = 10 * time.Second
 
 // gather reads everything that decisions are made from.
 func (r *Reconciler) gather(ctx context.Context, s *scope) error {
-	for _, read := range []phase{r.gatherChildren, r.gatherPods, r.gatherGroups, r.gatherConfig, r.gatherProfiles} {
+	for _, read := range []phase{r.gatherChildren, r.gatherProtection, r.gatherPods, r.gatherGroups, r.gatherConfig, r.gatherProfiles} {
 		if err := read(ctx, s); err != nil {
 			return err
 		}
@@ -82,6 +84,24 @@ func (r *Reconciler) gatherChildren(ctx context.Context, s *scope) error {
 	}
 	for _, c := range s.secrets {
 		s.noticeInstance(c)
+	}
+	return nil
+}
+
+func (r *Reconciler) gatherProtection(ctx context.Context, s *scope) error {
+	var budgets policyv1.PodDisruptionBudgetList
+	var policies networkingv1.NetworkPolicyList
+	for _, list := range []client.ObjectList{&budgets, &policies} {
+		if err := r.owned(ctx, s, list); err != nil {
+			return err
+		}
+	}
+	// A nil pointer in an interface would not look absent.
+	if b := index(s, budgets.Items)[s.owner.Name]; b != nil {
+		s.budget = b
+	}
+	if p := index(s, policies.Items)[s.owner.Name]; p != nil {
+		s.policy = p
 	}
 	return nil
 }

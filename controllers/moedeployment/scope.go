@@ -12,6 +12,7 @@ import (
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/render"
@@ -40,6 +41,9 @@ type scope struct {
 	instances []*instance
 	// revisions are the ControllerRevisions by name. Set by gather.
 	revisions map[string]*appsv1.ControllerRevision
+	// budget and policy are the PodDisruptionBudget and the NetworkPolicy; nil if
+	// there are none. Set by gather.
+	budget, policy client.Object
 	// facts is what resolve decides from. Set by gather.
 	facts resolve.Facts
 

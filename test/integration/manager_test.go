@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,10 +31,12 @@ var _ = Describe("The manager", Ordered, func() {
 		within = 60 * time.Second
 	)
 	var w *world
+	used := &usedRights{}
 
 	BeforeAll(func(ctx context.Context) {
 		w = newWorld(ctx)
-		mgr, err := ctrl.NewManager(config, ctrl.Options{
+		// The manager has the rights of its role and no others.
+		mgr, err := ctrl.NewManager(restricted(ctx, used), ctrl.Options{
 			Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
 			Cache: cache.Options{
 				ByObject:          moedeployment.CacheObjects(),
@@ -47,6 +50,7 @@ var _ = Describe("The manager", Ordered, func() {
 		r := &moedeployment.Reconciler{
 			Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("findep-operator"),
 			Clock: clock.RealClock{}, Observer: w.leader, Images: images, GangServed: gang, ClusterReads: true,
+			DisruptionBudgets: true, NetworkPolicies: true,
 		}
 		Expect(r.SetupWithManager(mgr, 1)).To(Succeed())
 		running, stop := context.WithCancel(context.Background())
@@ -113,5 +117,16 @@ var _ = Describe("The manager", Ordered, func() {
 			time.Sleep(7 * time.Second)
 			return w.get(ctx, name).ResourceVersion == before
 		}).WithTimeout(within).WithPolling(time.Millisecond).Should(BeTrue())
+	})
+
+	It("uses every right that its role gives it", func(ctx context.Context) {
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Groups = wrappers.MoEDeployment(name).Obj().Spec.Groups
+			s.Replicas = ptr.To[int32](2)
+		})
+		Eventually(podNames(ctx)).WithTimeout(within).Should(Equal(10))
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](1) })
+		Eventually(podNames(ctx)).WithTimeout(within).Should(Equal(5))
+		Eventually(used.missing).WithTimeout(within).Should(BeEmpty())
 	})
 })

@@ -15,7 +15,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -368,6 +371,29 @@ var _ = Describe("A MoEDeployment", func() {
 		}
 		w.settle(ctx, name)
 		Expect(len(history())).To(BeNumerically("<=", 12))
+	})
+
+	It("lets evictions break one instance and keeps strangers from the ranks, unless that is switched off", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(3))
+		serve(ctx)
+		var budget policyv1.PodDisruptionBudget
+		var policy networkingv1.NetworkPolicy
+		key := types.NamespacedName{Namespace: w.namespace, Name: name}
+		Expect(k8s.Get(ctx, key, &budget)).To(Succeed())
+		Expect(budget.Spec.MinAvailable.IntValue()).To(Equal(14), "of 15 pods one may go; its instance is unready then, and unready pods may follow")
+		Expect(budget.Spec.UnhealthyPodEvictionPolicy).To(HaveValue(Equal(policyv1.AlwaysAllow)))
+		Expect(k8s.Get(ctx, key, &policy)).To(Succeed())
+		Expect(policy.Spec.Ingress).To(HaveLen(3))
+
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.MaxUnavailable = 2; s.Replicas = ptr.To[int32](4) })
+		w.settle(ctx, name)
+		Expect(k8s.Get(ctx, key, &budget)).To(Succeed())
+		Expect(budget.Spec.MinAvailable.IntValue()).To(Equal(14), "of 20 pods, one instance and one pod may go")
+
+		w.reconciler.DisruptionBudgets, w.reconciler.NetworkPolicies = false, false
+		w.settle(ctx, name)
+		Expect(apierrors.IsNotFound(k8s.Get(ctx, key, &budget))).To(BeTrue())
+		Expect(apierrors.IsNotFound(k8s.Get(ctx, key, &policy))).To(BeTrue())
 	})
 
 	It("scales by the scale subresource, up and down, and leaves nothing of what it removes", func(ctx context.Context) {

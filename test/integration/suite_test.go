@@ -101,6 +101,7 @@ func newWorld(ctx context.Context) *world {
 	w.reconciler = &moedeployment.Reconciler{
 		Client: w.writes.wrap(k8s), Reader: k8s, Recorder: w.events, Clock: w.clock, Observer: w.leader,
 		Images: images, GangServed: true, ClusterReads: true,
+		DisruptionBudgets: true, NetworkPolicies: true,
 	}
 	return w
 }
