@@ -46,8 +46,12 @@ func main() {
 
 func exitCode(err error) int {
 	var usage usageError
-	if errors.As(err, &usage) {
+	var infeasible infeasibleError
+	switch {
+	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &infeasible):
+		return exitInfeasible
 	}
 	return exitFailure
 }
@@ -61,6 +65,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newRank(), newShow())
+	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow())
 	return root
 }
