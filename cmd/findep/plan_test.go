@@ -192,6 +192,9 @@ func TestInfeasibleShape(t *testing.T) {
 			if r, g := string(got.Infeasible["reason"]), string(got.Infeasible["group"]); r != `"`+string(tc.reason)+`"` || g != `"`+string(tc.group)+`"` {
 				t.Errorf("reason %s, group %s; want %s, %s", r, g, tc.reason, tc.group)
 			}
+			if n := string(got.Infeasible["nearest"]); name == "experts" && !strings.Contains(n, `"split"`) {
+				t.Errorf("nearest is %s, want a split that fits", n)
+			}
 			for _, args := range [][]string{{"simulate", "-f", path}, {"simulate", "-f", path, "-o", "html"}} {
 				if _, err := findep(t, args...); codeOf(err) != exitInfeasible {
 					t.Errorf("%v: %v", args, err)
