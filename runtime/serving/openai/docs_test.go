@@ -56,7 +56,9 @@ func documented(t *testing.T) (url string, metrics *serving.Metrics) {
 	}
 	e := servingtest.New()
 	e.Vocabulary, e.EndOfSequence = tok.VocabSize(), []int32{eos}
-	e.Next = func(history []int32, _ *servingtest.Sampling, _ int) int32 { return following(history, append(slices.Clone(answer), eos)) }
+	e.Next = func(history []int32, _ *servingtest.Sampling, _ int) int32 {
+		return following(history, append(slices.Clone(answer), eos))
+	}
 	// Slow enough for most tokens to have an event of their own when the
 	// document is written; nothing depends on it.
 	e.OnStep = func(*servingtest.StepRequest) { time.Sleep(3 * time.Millisecond) }
