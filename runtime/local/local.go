@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -72,6 +73,14 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error // valid after done
+}
+
+// ended is how a process ended, which without an error means too early.
+func (p *process) ended() error {
+	if p.err == nil {
+		return errors.New("exit status 0")
+	}
+	return p.err
 }
 
 // Start writes the configuration and certificates to a temporary directory and
@@ -295,7 +304,7 @@ func (in *Instance) Failed() error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("rank %d ended by itself (%v)", rank, p.err)
+			return fmt.Errorf("rank %d ended by itself (%w)", rank, p.ended())
 		default:
 		}
 	}

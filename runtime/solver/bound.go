@@ -86,11 +86,9 @@ func (s *search) gap() float64 {
 	if !s.exhausted || s.best.r1 == 0 {
 		return 0
 	}
-	least := 0.0
+	least := s.perSample(s.maxMicroBatch)
 	if b := s.p.Batch; b > 0 {
 		least = s.perSample(min(b, s.maxMicroBatch)) * float64(b)
-	} else {
-		least = s.perSample(s.maxMicroBatch)
 	}
 	return math.Max(0, 1-least/s.best.cost)
 }

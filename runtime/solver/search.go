@@ -373,8 +373,7 @@ func (s *search) choose(m, r1 int, bound float64, anyone bool) choice {
 			continue
 		}
 		for i, order := range [...]plan.Order{plan.ASAS, plan.AASS} {
-			// With one piece the orders coincide.
-			if order == plan.ASAS && !s.tryASAS || order == plan.AASS && (!s.tryAASS || s.tryASAS && r1*q == 1) {
+			if !s.tries(order, r1*q) {
 				continue
 			}
 			c := choice{m: m, r1: r1, chunks: q, order: order}
@@ -387,6 +386,15 @@ func (s *search) choose(m, r1 int, bound float64, anyone bool) choice {
 		}
 	}
 	return best
+}
+
+// tries says whether an order is searched. With one piece the orders coincide,
+// so one of the two is enough.
+func (s *search) tries(order plan.Order, pieces int) bool {
+	if order == plan.ASAS {
+		return s.tryASAS
+	}
+	return s.tryAASS && (pieces > 1 || !s.tryASAS)
 }
 
 // ceilDiv is a/b rounded up, for positive values.

@@ -82,7 +82,7 @@ func (s *search) falls(c *choice, r2 int, relaxed bool) bool {
 func (s *search) everySegment(c *choice, low, high int, bound float64) {
 	c.time = bound * (1 + rounding)
 	bounded := s.relaxes(c)
-	for r2 := low; r2 <= high && !(r2 > low && s.stopped()); r2++ {
+	for r2 := low; r2 <= high && (r2 == low || !s.stopped()); r2++ {
 		if bounded {
 			if least := s.relaxed(c, r2); least > c.time || c.r2 > 0 && least >= c.time*(1-rounding) {
 				continue

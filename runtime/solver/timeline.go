@@ -16,7 +16,6 @@ type candidate struct {
 	r1, r2   int
 	order    plan.Order
 	chunks   int
-	unequal  plan.Boundaries
 	boundary *[plan.MaxChunks + 1]float64 // of unequal chunks, as fractions
 }
 
