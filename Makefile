@@ -70,6 +70,10 @@ test-integration: ## Controller tests against a real API server.
 test-e2e: build ## End-to-end tests on a real cluster (local unless KUBECONFIG is set).
 	hack/e2e.sh
 
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZ_TIME (10s) each.
+	hack/fuzz.sh
+
 .PHONY: test-race
 test-race: native ## The runtime's and the planner's tests with the race detector.
 	$(GO) test -race -tags $(NATIVE_TAGS) ./runtime/...
