@@ -170,3 +170,20 @@ func TestPlannerLeavesAPlanThatIsMuchWorse(t *testing.T) {
 		t.Errorf("chose %s (%.1f ms) over %s (%.1f ms)", c.plan, fast, uncut, slow)
 	}
 }
+
+// TestHysteresisIsThreePercent pins the margin from both sides.
+func TestHysteresisIsThreePercent(t *testing.T) {
+	w := newWorld(t)
+	shape := prompts(8, 256)
+	before := whole(shape, w.in)
+	w.planner.last[prefill] = before
+	kept := w.planner.evaluate(shape, before, w.in)
+	other := before
+	other.R2 = 2
+	for gain, want := range map[float64]plan.Plan{0.02: before, 0.04: other} {
+		c := choice{plan: other, predicted: kept.predicted * (1 - gain)}
+		if got := w.planner.settle(c, shape, w.in); got.plan != want {
+			t.Errorf("a gain of %.0f %% led to %s, want %s", 100*gain, got.plan, want)
+		}
+	}
+}

@@ -24,8 +24,8 @@ type Observation struct {
 	Serving *ServingObservation `json:"serving,omitempty"`
 	// Steps counts executed steps since the leader's process started.
 	Steps uint64 `json:"steps"`
-	// Refused counts join attempts refused, by reason (certificate, epoch,
-	// topology, rank).
+	// Refused counts peers and messages refused, by reason (certificate, epoch,
+	// topology, rank, version).
 	Refused map[string]uint64 `json:"refused,omitempty"`
 	// LastFailure is the reason the previous epoch ended, empty if none did.
 	LastFailure string `json:"lastFailure,omitempty"`

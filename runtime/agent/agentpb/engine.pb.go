@@ -297,9 +297,9 @@ type Sampling struct {
 	// The token at a position depends on (seed, position) alone, so a sequence
 	// that is computed again samples the same tokens.
 	Seed uint64 `protobuf:"varint,4,opt,name=seed,proto3" json:"seed,omitempty"`
-	// Number of most likely tokens to report beside the sampled one; 0 to 20.
+	// Number of most likely tokens to report beside the sampled one; 0 to 20. The
+	// sampled token's own log probability is always reported.
 	TopLogprobs   uint32 `protobuf:"varint,5,opt,name=top_logprobs,json=topLogprobs,proto3" json:"top_logprobs,omitempty"`
-	Logprobs      bool   `protobuf:"varint,6,opt,name=logprobs,proto3" json:"logprobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -367,13 +367,6 @@ func (x *Sampling) GetTopLogprobs() uint32 {
 		return x.TopLogprobs
 	}
 	return 0
-}
-
-func (x *Sampling) GetLogprobs() bool {
-	if x != nil {
-		return x.Logprobs
-	}
-	return false
 }
 
 // Piece is a range of tokens of one sequence: a prompt, a chunk of one, or one
@@ -469,7 +462,7 @@ type StepRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Epoch  uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Pieces []*Piece               `protobuf:"bytes,2,rep,name=pieces,proto3" json:"pieces,omitempty"`
-	// Sequences whose KV is freed before the step runs.
+	// Sequences whose KV is freed before the step runs; unknown ones are ignored.
 	Release       []uint64 `protobuf:"varint,3,rep,packed,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1067,14 +1060,13 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x16end_of_sequence_tokens\x18\r \x03(\x05R\x13endOfSequenceTokens\x12\x12\n" +
 	"\x04rank\x18\x0e \x01(\rR\x04rank\x12\x16\n" +
 	"\x06leader\x18\x0f \x01(\bR\x06leader\x12#\n" +
-	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\"\xa9\x01\n" +
+	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\"\x8d\x01\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
 	"\x05top_p\x18\x03 \x01(\x02R\x04topP\x12\x12\n" +
 	"\x04seed\x18\x04 \x01(\x04R\x04seed\x12!\n" +
-	"\ftop_logprobs\x18\x05 \x01(\rR\vtopLogprobs\x12\x1a\n" +
-	"\blogprobs\x18\x06 \x01(\bR\blogprobs\"\xe4\x01\n" +
+	"\ftop_logprobs\x18\x05 \x01(\rR\vtopLogprobs\"\xe4\x01\n" +
 	"\x05Piece\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12%\n" +
 	"\x0eattention_rank\x18\x02 \x01(\rR\rattentionRank\x12\x14\n" +

@@ -233,7 +233,7 @@ func (q *parameters) sampling(random func() uint64, logprobs *int) *agentpb.Samp
 		s.TopK = uint32(max(*q.TopK, 0))
 	}
 	if logprobs != nil {
-		s.Logprobs, s.TopLogprobs = true, uint32(*logprobs)
+		s.TopLogprobs = uint32(*logprobs)
 	}
 	if q.Seed != nil {
 		s.Seed = uint64(*q.Seed)
