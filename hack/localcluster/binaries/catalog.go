@@ -21,6 +21,7 @@ const (
 	ControllerGenVersion = "v0.23.0"
 	KustomizeVersion     = "v5.8.2"
 	GolangciLintVersion  = "v2.15.0"
+	CRDRefDocsVersion    = "v0.3.0"
 )
 
 // Binary is one program that can be built from a wrapper module.
@@ -46,6 +47,7 @@ const (
 	toolsModule      = "hack/tools"
 	helmModule       = "hack/tools/helm"
 	lintModule       = "hack/tools/golangci-lint"
+	referenceModule  = "hack/tools/crd-ref-docs"
 )
 
 // catalog is ordered so that what the API server tests need comes first, and
@@ -77,6 +79,8 @@ var catalog = []Binary{
 	{Name: "golangci-lint", Version: GolangciLintVersion, Module: lintModule,
 		Package: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint",
 		Stamp:   []string{"main.version=" + strings.TrimPrefix(GolangciLintVersion, "v")}},
+	{Name: "crd-ref-docs", Version: CRDRefDocsVersion, Module: referenceModule,
+		Package: "github.com/elastic/crd-ref-docs"},
 }
 
 func kubernetes(name string) Binary {
@@ -126,7 +130,7 @@ func (s Set) Names() ([]string, error) {
 			"kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "coredns", "pause",
 		}, nil
 	case Tools:
-		return []string{"controller-gen", "kustomize", "helm", "golangci-lint"}, nil
+		return []string{"controller-gen", "kustomize", "helm", "golangci-lint", "crd-ref-docs"}, nil
 	case Everything:
 		names := make([]string, 0, len(catalog))
 		for _, b := range catalog {

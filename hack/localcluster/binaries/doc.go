@@ -6,6 +6,6 @@
 //
 // Each family of programs has a wrapper module of its own, which holds nothing
 // but the pins: hack/localcluster/binaries/{kubernetes,node,coredns,pause} and
-// hack/tools{,/helm,/golangci-lint}. Families are separate because their
+// hack/tools{,/helm,/golangci-lint,/crd-ref-docs}. Families are separate because their
 // dependencies cannot be satisfied by one module graph.
 package binaries
