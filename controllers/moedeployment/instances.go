@@ -122,29 +122,12 @@ func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*r
 }
 
 func (s *scope) input(i *instance) *render.Input {
-	r := s.target(i)
-	return &render.Input{
-		Owner: s.owner, Index: i.index, Revision: r.Revision,
-		Attention: r.Decision.Attention, Expert: r.Decision.Expert,
-		Images: r.Decision.Images, Source: r.Source, Groups: r.Groups,
-		PriorityClassName: r.Placement.PriorityClassName,
-		Gang:              r.Decision.Gang, Decision: r.Decision,
-	}
+	return render.NewInput(s.owner, i.index, s.target(i))
 }
 
 // config is what the ranks of an instance are told.
 func (s *scope) config(i *instance) *plan.Instance {
-	r := s.target(i)
-	return &plan.Instance{
-		Namespace: s.owner.Namespace, Deployment: s.owner.Name, Index: int(i.index), Revision: r.Revision,
-		AttentionRanks: r.Decision.Attention, ExpertRanks: r.Decision.Expert,
-		Hosts: render.Hosts(s.owner, i.index, r.Decision.Attention, r.Decision.Expert),
-		Model: plan.ModelRef{
-			Name: r.ModelName, Path: render.ModelDir,
-			MaxContextTokens: r.MaxContextTokens, KVCacheTokens: r.KVCacheTokens,
-		},
-		Schedule: r.Schedule, SLO: r.SLO, Start: r.Start, Profile: r.ProfileJSON(),
-	}
+	return render.Config(s.owner, i.index, s.target(i))
 }
 
 // completePod makes the pod of one rank if there is none, replaces one that has
