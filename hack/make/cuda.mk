@@ -22,7 +22,7 @@ export FINDEP_CACHE ?= $(HOME)/.cache/findep
 CUDA_ARCHES ?= 80 86 89 90a 100
 CUDA_BUILD := build/cuda
 CUDA_REQUIREMENTS := hack/cuda/requirements.txt
-# Other pins, another folder.
+# Other pins, another folder; so the age of the list does not matter.
 CUDA_WHEELS := $(FINDEP_CACHE)/cuda-$(shell sha256sum $(CUDA_REQUIREMENTS) | cut -c1-12)
 CUDA_NVCC_ON_PATH := $(shell nvcc --version 2>/dev/null | grep -q 'release 13\.' && command -v nvcc)
 CUDA_HOME ?= $(if $(CUDA_NVCC_ON_PATH),$(shell dirname $$(dirname $$(readlink -f $(CUDA_NVCC_ON_PATH)))),$(CUDA_WHEELS)/nvidia/cu13)
@@ -42,7 +42,7 @@ CUDA_NVCC_FLAGS := -std=c++17 -O3 -fmad=true -Werror all-warnings -Xptxas -v \
 CUDA_CXX_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wconversion
 
 CUDA_KERNELS := $(wildcard kernels/cuda/*.cu)
-CUDA_HOST := $(wildcard kernels/cuda/*.cc)
+CUDA_HOST := $(wildcard kernels/cuda/*.cc kernels/common/*.cc)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.h kernels/cuda/*.cuh kernels/common/*.h) kernels/include/findep/backend.h
 CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o) $(CUDA_HOST:%.cc=$(CUDA_BUILD)/%.cc.o)
 CUDA_LIBRARY := $(CUDA_BUILD)/libfindep_cuda.so
@@ -56,7 +56,7 @@ CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wn
 
 cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
 
-$(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: $(CUDA_REQUIREMENTS)
+$(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: | $(CUDA_REQUIREMENTS)
 	@echo "Installing the CUDA toolkit's wheels into $(CUDA_WHEELS)"
 	rm -rf $(CUDA_WHEELS).part
 	python3 -m pip install --disable-pip-version-check --root-user-action ignore --no-deps --no-compile -q \

@@ -27,7 +27,7 @@ NATIVE_FLAGS := -std=c++17 -fopenmp-simd -fPIC -fvisibility=hidden -Wall -Wextra
 # See kernels/cpu/blas_memory.cc.
 NATIVE_WRAP := --wrap=blas_memory_alloc --wrap=blas_memory_free
 
-NATIVE_SOURCES := $(wildcard kernels/cpu/*.cc)
+NATIVE_SOURCES := $(wildcard kernels/cpu/*.cc kernels/common/*.cc)
 NATIVE_TEST_SOURCES := $(wildcard kernels/tests/*.cc)
 NATIVE_OBJECTS := $(NATIVE_SOURCES:%.cc=$(NATIVE_BUILD)/%.o)
 NATIVE_LIBRARY := $(NATIVE_BUILD)/libfindep_cpu.a

@@ -15,19 +15,11 @@
 
 namespace findep {
 
-namespace {
+std::string& error_of(findep_stream& stream) { return stream.error; }
 
-// Runs body and leaves a failure in *error.
-template <typename Body>
-findep_status reporting(findep_error* error, Body body) noexcept {
-  std::string text;
-  const findep_status status = guarded(&text, body);
-  if (error != nullptr) {
-    error->status = status;
-    snprintf(error->message, sizeof(error->message), "%s", text.c_str());
-  }
-  return status;
-}
+void enter(findep_stream&) {}
+
+namespace {
 
 // The machine's memory, or the limit of the control group if that is smaller.
 int64_t total_memory() {

@@ -8,23 +8,15 @@
 
 namespace findep {
 
+std::string& error_of(findep_stream& stream) { return stream.error; }
+
+void enter(findep_stream& stream) { use(*stream.device); }
+
 namespace {
 
 // Enough for the products of cuBLAS on Hopper, by its documentation; less on
 // others. Given to cuBLAS once, so that no operation allocates.
 constexpr size_t kBlasWorkspace = size_t{32} << 20;
-
-// Runs body and leaves a failure in *error.
-template <typename Body>
-findep_status reporting(findep_error* error, Body body) noexcept {
-  std::string text;
-  const findep_status status = guarded(&text, body);
-  if (error != nullptr) {
-    error->status = status;
-    snprintf(error->message, sizeof(error->message), "%s", text.c_str());
-  }
-  return status;
-}
 
 // How many devices there are; 0 without a driver or a GPU. A driver that is too
 // old fails, because the GPUs are there and an update makes them usable.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include <cstdio>
+#include "common/args.h"
 
-#include "cpu/internal.h"
+#include <cstdarg>
+#include <cstdio>
 
 namespace findep {
 
@@ -64,8 +65,7 @@ Weight weight(const char* name, const findep_matrix& m) {
 
 Weight Weight::from(int64_t r) const {
   Weight w = *this;
-  const int64_t size = dtype == FINDEP_F32 ? 4 : 2;
-  w.data = static_cast<char*>(data) + r * stride * size;
+  w.data = static_cast<char*>(data) + r * stride * element_bytes();
   w.rows = rows - r;
   return w;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include "cuda/internal.h"
+#include "common/operations.h"
 
 namespace findep {
 
@@ -8,12 +8,11 @@ namespace {
 
 template <typename Args>
 findep_status call(findep_status (*op)(findep_stream*, const Args*), findep_stream* stream, const findep_command& c) {
-  return on_stream(stream, &c, [&](findep_stream&, const findep_command&) {
+  const findep_status status = on_stream(stream, &c, [&](findep_stream&, const findep_command&) {
     FINDEP_REQUIRE(c.args_size == sizeof(Args), "operation %u has arguments of %u bytes; they must be %zu", c.op,
                    c.args_size, sizeof(Args));
-  }) == FINDEP_OK
-             ? op(stream, static_cast<const Args*>(c.args))
-             : FINDEP_INVALID_ARGUMENT;
+  });
+  return status == FINDEP_OK ? op(stream, static_cast<const Args*>(c.args)) : status;
 }
 
 findep_event* event_of(const findep_command& c) { return static_cast<findep_event*>(const_cast<void*>(c.args)); }
