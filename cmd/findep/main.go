@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/findep/findep-operator/cmd/findep/cluster"
 )
 
 // version is set by the linker.
@@ -47,10 +49,12 @@ func main() {
 func exitCode(err error) int {
 	var usage usageError
 	var infeasible infeasibleError
+	var input cluster.BadInput
+	var unfit cluster.Infeasible
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &input):
 		return exitUsage
-	case errors.As(err, &infeasible):
+	case errors.As(err, &infeasible), errors.As(err, &unfit):
 		return exitInfeasible
 	}
 	return exitFailure
@@ -65,6 +69,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow())
+	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow(),
+		cluster.NewPlan(), cluster.NewStatus(printDeployment), cluster.NewRollout())
 	return root
 }
