@@ -13,9 +13,10 @@ crds=(config/crd/bases/*.yaml)
 [ ${#crds[@]} -gt 0 ] || { echo "config/crd/bases holds no CRD; run hack/generate.sh first" >&2; exit 1; }
 rm -f "$files"/crds/*.yaml
 cp "${crds[@]}" "$files/crds/"
+cp config/webhook/manifests.yaml "$files/webhooks.yaml"
 {
   cat config/rbac/role.yaml
-  for extra in leader_election editor viewer; do
+  for extra in leader_election webhook editor viewer; do
     echo ---
     cat "config/rbac/${extra}_role.yaml"
   done

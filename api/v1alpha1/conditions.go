@@ -35,6 +35,10 @@ const (
 	// have; the message names the group, need and capacity in bytes, and the
 	// nearest split that fits.
 	ReasonMemoryExceeded = "MemoryExceeded"
+	// ReasonMemoryCheckOverridden surfaces when a group needs more memory than its
+	// GPUs have and the annotation findep.dev/memory-check: override makes the
+	// instances all the same; the message says by how much.
+	ReasonMemoryCheckOverridden = "MemoryCheckOverridden"
 	// ReasonTooManyExpertGPUs surfaces when gpus.expert exceeds the number of
 	// routed experts, so that a GPU would hold none.
 	ReasonTooManyExpertGPUs = "TooManyExpertGPUs"

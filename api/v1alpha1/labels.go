@@ -43,3 +43,13 @@ const (
 	// better solver or newer images, from restarting pods whose spec is unchanged.
 	AnnotationDecision = Group + "/decision"
 )
+
+// Annotations of a MoEDeployment that the user sets.
+const (
+	// AnnotationMemoryCheck with the value MemoryCheckOverride makes instances
+	// although the memory that is counted exceeds what the profile offers, for
+	// when the user knows better. Condition Feasible says so.
+	AnnotationMemoryCheck = Group + "/memory-check"
+	// MemoryCheckOverride is the value of AnnotationMemoryCheck.
+	MemoryCheckOverride = "override"
+)

@@ -24,6 +24,7 @@ import (
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/moedeployment"
 	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/controllers/webhooks"
 )
 
 // options are the flags.
@@ -43,6 +44,7 @@ type options struct {
 	pullPolicy      string
 	logLevel        string
 	logFormat       string
+	webhooks        webhookOptions
 }
 
 func main() {
@@ -79,6 +81,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of both: Always, IfNotPresent or Never")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	o.webhooks.add(f)
 	return c
 }
 
@@ -97,7 +100,7 @@ func (o *options) validate() error {
 	if o.logFormat != "json" && o.logFormat != "console" {
 		return fmt.Errorf("--log-format is %q; use json or console", o.logFormat)
 	}
-	return nil
+	return o.webhooks.validate()
 }
 
 func run(o *options) error {
@@ -114,11 +117,14 @@ func run(o *options) error {
 		return fmt.Errorf("find the API server: %w", err)
 	}
 	config.QPS, config.Burst = o.qps, o.burst
-	mgr, err := ctrl.NewManager(config, managerOptions(o))
+	server, certificates := o.webhooks.server()
+	options := managerOptions(o)
+	options.WebhookServer = server
+	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
 	}
-	if err := register(mgr, o); err != nil {
+	if err := register(mgr, o, certificates); err != nil {
 		return err
 	}
 	return mgr.Start(ctrl.SetupSignalHandler())
@@ -148,7 +154,7 @@ func managerOptions(o *options) ctrl.Options {
 	return options
 }
 
-func register(mgr ctrl.Manager, o *options) error {
+func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates) error {
 	gang, err := moedeployment.GangServed(mgr.GetRESTMapper())
 	if err != nil {
 		return fmt.Errorf("ask whether PodGroups are served: %w", err)
@@ -171,6 +177,10 @@ func register(mgr ctrl.Manager, o *options) error {
 	}
 	if err := r.SetupWithManager(mgr, o.concurrency); err != nil {
 		return fmt.Errorf("set up the controller: %w", err)
+	}
+	decide := func(f *resolve.Facts) { f.Images, f.GangServed = r.Images, r.GangServed }
+	if err := registerWebhooks(mgr, o, certificates, decide); err != nil {
+		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return err

@@ -18,13 +18,17 @@ func TestOptionsRefuse(t *testing.T) {
 		args []string
 		want string
 	}{
-		"unknown pull policy": {[]string{"--image-pull-policy=Sometimes"}, "Always, IfNotPresent or Never"},
-		"no runtime image":    {[]string{"--runtime-image="}, "--runtime-image"},
-		"no workers":          {[]string{"--concurrency=0"}, "--concurrency is 0"},
-		"unknown log format":  {[]string{"--log-format=xml"}, "json or console"},
-		"unknown log level":   {[]string{"--log-level=loud"}, "--log-level"},
-		"unknown flag":        {[]string{"--nonsense"}, "nonsense"},
-		"an argument":         {[]string{"serve"}, "serve"},
+		"unknown pull policy":       {[]string{"--image-pull-policy=Sometimes"}, "Always, IfNotPresent or Never"},
+		"no runtime image":          {[]string{"--runtime-image="}, "--runtime-image"},
+		"no workers":                {[]string{"--concurrency=0"}, "--concurrency is 0"},
+		"unknown log format":        {[]string{"--log-format=xml"}, "json or console"},
+		"unknown log level":         {[]string{"--log-level=loud"}, "--log-level"},
+		"unknown flag":              {[]string{"--nonsense"}, "nonsense"},
+		"unknown webhook mode":      {[]string{"--webhook-mode=On"}, "SelfManaged, Files or Disabled"},
+		"webhooks without a Secret": {[]string{"--webhook-mode=SelfManaged", "--webhook-namespace=a", "--webhook-service=b", "--webhook-configuration=c"}, "--webhook-secret"},
+		"webhooks without files":    {[]string{"--webhook-mode=Files"}, "--webhook-cert-dir"},
+		"webhooks on no port":       {[]string{"--webhook-mode=Files", "--webhook-cert-dir=/a", "--webhook-port=0"}, "--webhook-port is 0"},
+		"an argument":               {[]string{"serve"}, "serve"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

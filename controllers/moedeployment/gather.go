@@ -3,11 +3,8 @@
 package moedeployment
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -16,9 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
@@ -145,49 +140,22 @@ func (r *Reconciler) gatherGroups(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// gatherConfig reads the ConfigMap with the model's config.json past the cache.
-func (r *Reconciler) gatherConfig(ctx context.Context, s *scope) error {
-	from := s.deployment.Spec.Model.ConfigFrom
-	if from == nil {
-		return nil
-	}
-	var c corev1.ConfigMap
-	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: s.owner.Namespace, Name: from.Name}, &c)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("ConfigMap %s: %w", from.Name, err)
-	}
-	key := resolve.ConfigKey(from)
-	data, found := c.Data[key]
-	s.facts.Config = &resolve.ConfigFile{Data: data}
-	switch {
-	case err != nil:
-		s.facts.Config.Problem = fmt.Sprintf("there is none with the name %q in namespace %q.", from.Name, s.owner.Namespace)
-	case !found:
-		s.facts.Config.Problem = fmt.Sprintf("%q has no key %q.", from.Name, key)
-	}
-	if s.facts.Config.Problem != "" {
+// gatherConfig reads the ConfigMap with the model's config.json.
+func (r *Reconciler) gatherConfig(ctx context.Context, s *scope) (err error) {
+	s.facts.Config, err = r.factReader().Config(ctx, s.deployment)
+	if s.facts.Config != nil && s.facts.Config.Problem != "" {
 		s.requeue(configRetry)
 	}
-	return nil
+	return err
 }
 
 // gatherProfiles reads GPUProfiles and the labels of nodes.
 func (r *Reconciler) gatherProfiles(ctx context.Context, s *scope) error {
-	if !r.ClusterReads {
-		return nil
-	}
-	var profiles v1alpha1.GPUProfileList
-	if err := r.Client.List(ctx, &profiles); err != nil {
-		return err
-	}
-	s.facts.Profiles = profiles.Items
-	var nodes metav1.PartialObjectMetadataList
-	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
-	if err := r.Client.List(ctx, &nodes); err != nil {
-		return err
-	}
-	s.facts.NodeLabels = nodeLabels(nodes.Items)
-	return nil
+	return r.factReader().Cluster(ctx, &s.facts)
+}
+
+func (r *Reconciler) factReader() FactReader {
+	return FactReader{Cached: r.Client, Direct: r.Reader, ClusterReads: r.ClusterReads}
 }
 
 // existingDecision is what the running instances of a revision were made from.
@@ -203,17 +171,4 @@ func (s *scope) existingDecision(revision string) *resolve.Decision {
 		}
 	}
 	return nil
-}
-
-// nodeLabels is in order of the GPU product: the cache lists nodes in any order,
-// and which preset is taken must not depend on it.
-func nodeLabels(nodes []metav1.PartialObjectMetadata) []map[string]string {
-	list := make([]map[string]string, 0, len(nodes))
-	for i := range nodes {
-		list = append(list, nodes[i].Labels)
-	}
-	slices.SortFunc(list, func(a, b map[string]string) int {
-		return cmp.Compare(a[resolve.ProductLabel], b[resolve.ProductLabel])
-	})
-	return list
 }

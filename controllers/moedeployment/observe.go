@@ -70,11 +70,11 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 	if s.authority == nil {
 		return nil
 	}
-	own, err := s.authority.ca.Issue(s.now, identity.OperatorURI, nil, "operator", operatorTTL)
+	own, err := s.authority.CA.Issue(s.now, identity.OperatorURI, nil, "operator", operatorTTL)
 	if err != nil {
 		return err
 	}
-	own.CA = s.authority.bundle
+	own.CA = s.authority.Bundle
 	var group errgroup.Group
 	group.SetLimit(observeParallel)
 	var mu sync.Mutex

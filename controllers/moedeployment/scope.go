@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/certs"
 	"github.com/findep/findep-operator/controllers/render"
 	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/plan"
@@ -51,7 +52,7 @@ type scope struct {
 	resolved *resolve.Result
 	// authority issues certificates. Set by reconcileCertificates; nil if that
 	// failed.
-	authority *authority
+	authority *certs.Authority
 
 	// requeueAfter is the earliest time at which there is something to do that no
 	// watch tells of; 0 means none. Set through requeue.

@@ -51,8 +51,10 @@ func GangServed(mapper meta.RESTMapper) (bool, error) {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	// Status writes do not change the generation, so they do not cause a pass.
 	own := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	// An annotation may override a check.
+	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	b := ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.MoEDeployment{}, own).
+		For(&v1alpha1.MoEDeployment{}, deployment).
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ConfigMap{}).

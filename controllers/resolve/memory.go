@@ -9,6 +9,7 @@ import (
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/profile"
 	"github.com/findep/findep-operator/runtime/solver"
 )
 
@@ -83,6 +84,72 @@ func remedy(o outcome) string {
 	default:
 		return "No split of these GPUs fits; use GPUs with more memory or a smaller model.dtype."
 	}
+}
+
+// tightPermille is the part of a GPU's memory, in thousandths, above which the
+// least need leaves next to no room for more than one request, and an error of
+// the estimate may be more than what is left.
+const tightPermille = 950
+
+// risks names the groups that fit with hardly any room.
+func risks(needs []groupNeed) []string {
+	var list []string
+	for _, g := range needs {
+		if g.fits() && g.total() > g.capacity/1000*tightPermille {
+			list = append(list, fmt.Sprintf(
+				"This is tight: a GPU of the %s group has only %s left for more than one request at a time; use more or larger GPUs, or a smaller model.maxContextTokens.",
+				strings.ToLower(string(g.role)), Bytes(g.capacity-g.total())))
+		}
+	}
+	return list
+}
+
+// maxLifts bounds how often the memory of a profile is raised: once per group and
+// phase, and once more for what the other then needs.
+const maxLifts = 8
+
+// override plans as if every GPU had just the memory that is needed, and reports
+// whether that gave a plan. The leaders get the same profiles, or they would
+// refuse to plan.
+func override(r *Result, p *planner, o *outcome) bool {
+	for range maxLifts {
+		if o.memory == nil {
+			break
+		}
+		p.raise(o.memory)
+		lifted, err := p.evaluate(o.split)
+		if err != nil {
+			return false
+		}
+		*o = lifted
+	}
+	if o.memory != nil {
+		return false
+	}
+	for role, raised := range map[v1alpha1.Role]*profile.Profile{
+		v1alpha1.RoleAttention: p.prefill.Profiles.Attention, v1alpha1.RoleExpert: p.prefill.Profiles.Expert,
+	} {
+		known := r.Profiles[role]
+		known.Profile = raised
+		r.Profiles[role] = known
+	}
+	r.Feasible.OK, r.Feasible.Reason = true, v1alpha1.ReasonMemoryCheckOverridden
+	r.Feasible.Message += fmt.Sprintf(" The annotation %s: %s makes the instances all the same.",
+		v1alpha1.AnnotationMemoryCheck, v1alpha1.MemoryCheckOverride)
+	return true
+}
+
+// raise gives the GPUs of a group the memory that the solver missed.
+func (p *planner) raise(missed *solver.Infeasible) {
+	profiles := &p.prefill.Profiles
+	of := &profiles.Expert
+	if missed.Group == plan.Attention {
+		of = &profiles.Attention
+	}
+	raised := **of
+	raised.MemoryBytes, raised.UsableMemoryPermille = max(raised.MemoryBytes, missed.NeedBytes+raised.ReservedBytes), 1000
+	*of = &raised
+	p.decode.Profiles = *profiles
 }
 
 func memoryStatus(needs []groupNeed) []v1alpha1.MemoryStatus {

@@ -57,14 +57,34 @@ func profileOf(group *v1alpha1.GroupSpec, facts Facts) (Profile, Finding) {
 	for _, node := range nodes {
 		name := presetFor(node[ProductLabel])
 		if p, err := profile.Preset(name); name != "" && err == nil {
-			return Profile{p, fmt.Sprintf("Built-in preset for nodes labelled %s=%s.", ProductLabel, node[ProductLabel])}, Finding{}
+			return Profile{Profile: p, Why: fmt.Sprintf("Built-in preset for nodes labelled %s=%s.", ProductLabel, node[ProductLabel])}, Finding{}
 		}
 	}
 	p, err := profile.Preset(cpuPreset)
 	if err != nil {
 		return Profile{}, Finding{Reason: v1alpha1.ReasonProfileNotFound, Message: err.Error()}
 	}
-	return Profile{p, fmt.Sprintf("No GPUProfile matches and no node has a known %s label, so the figures of the CPU backend are used.", ProductLabel)}, Finding{}
+	return Profile{Profile: p, Guess: true, Why: fmt.Sprintf("No GPUProfile matches and no node has a known %s label, so the figures of the CPU backend are used.", ProductLabel)}, Finding{}
+}
+
+// Candidates names the GPUProfiles and presets that describe nodes which a group
+// may run on, whatever its profileRef says, in alphabetical order.
+func Candidates(group *v1alpha1.GroupSpec, facts Facts) []string {
+	var names []string
+	nodes := eligible(facts.NodeLabels, group.NodeSelector)
+	for i := range facts.Profiles {
+		p := &facts.Profiles[i]
+		if len(p.Spec.NodeSelector) > 0 && len(eligible(nodes, p.Spec.NodeSelector)) > 0 {
+			names = append(names, p.Name)
+		}
+	}
+	for _, node := range nodes {
+		if name := presetFor(node[ProductLabel]); name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func referenced(name string, profiles []v1alpha1.GPUProfile) (Profile, Finding) {
@@ -74,7 +94,7 @@ func referenced(name string, profiles []v1alpha1.GPUProfile) (Profile, Finding) 
 		}
 	}
 	if p, err := profile.Preset(name); err == nil {
-		return Profile{p, fmt.Sprintf("Built-in preset %s is named by profileRef.", name)}, Finding{}
+		return Profile{Profile: p, Why: fmt.Sprintf("Built-in preset %s is named by profileRef.", name)}, Finding{}
 	}
 	return Profile{}, Finding{
 		Reason: v1alpha1.ReasonProfileNotFound,
@@ -88,21 +108,22 @@ func converted(p *v1alpha1.GPUProfile, why string) (Profile, Finding) {
 	if err := c.Validate(); err != nil {
 		return Profile{}, Finding{Reason: v1alpha1.ReasonProfileInvalid, Message: err.Error()}
 	}
-	return Profile{c, why}, Finding{}
+	return Profile{Profile: c, Why: why}, Finding{}
 }
 
 // eligible keeps the nodes that a node selector admits.
 func eligible(nodes []map[string]string, selector map[string]string) []map[string]string {
 	var kept []map[string]string
 	for _, n := range nodes {
-		if subset(selector, n) {
+		if Matches(selector, n) {
 			kept = append(kept, n)
 		}
 	}
 	return kept
 }
 
-func subset(selector, labels map[string]string) bool {
+// Matches says whether labels have every pair of a selector.
+func Matches(selector, labels map[string]string) bool {
 	for k, v := range selector {
 		if got, ok := labels[k]; !ok || got != v {
 			return false

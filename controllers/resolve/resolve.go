@@ -73,6 +73,9 @@ type Finding struct {
 type Profile struct {
 	Profile *profile.Profile
 	Why     string
+	// Guess says that nothing is known about the GPUs, so that what follows from
+	// the profile may be wrong.
+	Guess bool
 }
 
 // Result is what shall be made, and why.
@@ -113,6 +116,10 @@ type Result struct {
 	// NotActedOn lists the fields that are set and have no effect, each with a
 	// remark; Warnings lists what works and yet deserves attention.
 	NotActedOn, Warnings []string
+	// Risks says what may go wrong although the model fits.
+	Risks []string
+	// MemoryOverridden says that the user overrides the check of memory.
+	MemoryOverridden bool
 }
 
 // OK says whether instances can be made.
@@ -128,6 +135,8 @@ func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 		SLO:        sloOf(d.Spec.SLO),
 		NotActedOn: notActedOn(&d.Spec),
 		Warnings:   warnings(&d.Spec),
+
+		MemoryOverridden: d.Annotations[v1alpha1.AnnotationMemoryCheck] == v1alpha1.MemoryCheckOverride,
 	}
 	resolveModel(r, d, facts.Config)
 	if !r.Model.OK {

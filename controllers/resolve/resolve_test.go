@@ -285,3 +285,33 @@ func TestIntentIsRestored(t *testing.T) {
 		t.Errorf("what is no part of the intent must stay as it is now: %+v", restored.Spec)
 	}
 }
+
+// TestMemoryOverride: the user may know better than the estimate, and then gets
+// a plan that needs no more than what was counted.
+func TestMemoryOverride(t *testing.T) {
+	for name, gpus := range map[string]v1alpha1.GPUSpec{"a fixed split": {Attention: 2, Expert: 3}, "a total": {Total: 5}} {
+		t.Run(name, func(t *testing.T) {
+			d := wrappers.MoEDeployment("a").Model("deepseek-ai/DeepSeek-V3").With(func(s *v1alpha1.MoEDeploymentSpec) { s.GPUs = gpus }).Obj()
+			facts := resolve.Facts{Images: images}
+			if r := resolve.Resolve(d, facts); r.OK() || r.Feasible.Reason != v1alpha1.ReasonMemoryExceeded {
+				t.Fatalf("without the annotation: %+v", r.Feasible)
+			}
+			d.Annotations = map[string]string{v1alpha1.AnnotationMemoryCheck: v1alpha1.MemoryCheckOverride}
+			r := resolve.Resolve(d, facts)
+			if !r.OK() || r.Feasible.Reason != v1alpha1.ReasonMemoryCheckOverridden || !strings.Contains(r.Feasible.Message, "are missing") {
+				t.Fatalf("with the annotation: %+v", r.Feasible)
+			}
+			if r.Start.MicroBatchSize < 1 || r.Predicted == nil || r.Decision.Attention+r.Decision.Expert != 5 {
+				t.Errorf("no plan: %+v, split %+v", r.Start, r.Decision)
+			}
+			for _, m := range r.Memory {
+				if m.Role == v1alpha1.RoleExpert && m.NeedBytes <= m.AvailableBytes {
+					t.Errorf("status hides what is missing: %+v", m)
+				}
+			}
+			if again := resolve.Resolve(d, facts); !cmp.Equal(r, again) {
+				t.Error("not deterministic:", cmp.Diff(r, again))
+			}
+		})
+	}
+}

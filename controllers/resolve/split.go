@@ -5,6 +5,7 @@ package resolve
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/runtime/solver"
@@ -92,7 +93,7 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 		}
 	}
 	adopt(r, p, best)
-	if !r.Feasible.OK {
+	if best.memory != nil && (existing == nil || !r.Feasible.OK) {
 		r.Decision.Why = fmt.Sprintf("The one of %d splits of %d GPUs that misses the least memory; none fits.", len(outcomes), total)
 		r.Feasible.Message = fmt.Sprintf("No split of %d GPUs fits. The nearest is %s: %s", total, best.split, r.Feasible.Message)
 	}
@@ -102,12 +103,17 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 func adopt(r *Result, p *planner, o outcome) {
 	needs := p.needs(o)
 	r.Memory = memoryStatus(needs)
+	r.Feasible = Finding{OK: true, Reason: v1alpha1.ReasonFits, Message: summary(needs)}
 	if o.memory != nil {
 		r.Feasible = Finding{Reason: v1alpha1.ReasonMemoryExceeded, Message: p.explain(o)}
-		return
+		if !r.MemoryOverridden || !override(r, p, &o) {
+			return
+		}
 	}
 	r.Start, r.Predicted = o.prefill.Result.Plan, o.predicted()
-	r.Feasible = Finding{OK: true, Reason: v1alpha1.ReasonFits, Message: summary(needs)}
+	if r.Risks = risks(needs); len(r.Risks) > 0 {
+		r.Feasible.Message += " " + strings.Join(r.Risks, " ")
+	}
 	if o.problem != "" {
 		r.Feasible.Reason = v1alpha1.ReasonObjectiveUnreachable
 		r.Feasible.Message += " " + o.problem

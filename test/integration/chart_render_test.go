@@ -14,23 +14,27 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/findep/findep-operator/test/wrappers"
 )
 
 const chart = "../../charts/findep-operator"
 
-// helm finds the pinned helm in the cache of tools, else the one on the PATH.
-func helm(t *testing.T) string {
+func helm(t *testing.T) string { return tool(t, "helm") }
+
+// tool finds a pinned tool in the cache of tools, else the one on the PATH.
+func tool(t *testing.T, tool string) string {
 	t.Helper()
 	cache := os.Getenv("FINDEP_CACHE")
 	if home, err := os.UserHomeDir(); cache == "" && err == nil {
 		cache = filepath.Join(home, ".cache", "findep")
 	}
-	for _, name := range []string{filepath.Join(cache, "bin", "helm"), "helm"} {
+	for _, name := range []string{filepath.Join(cache, "bin", tool), tool} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}
 	}
-	t.Skip("there is no helm: neither in the cache of tools (make tools) nor on the PATH")
+	t.Skipf("there is no %s: neither in the cache of tools (make tools) nor on the PATH", tool)
 	return ""
 }
 
@@ -77,6 +81,10 @@ func TestChartRenders(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := kinds(defaults)
+	hooks := []string{"Service-webhook", "ValidatingWebhookConfiguration"}
+	ownCertificates := []string{
+		"ClusterRole-webhook-configuration", "ClusterRoleBinding-webhook-configuration", "Role-webhook-certificate", "RoleBinding-webhook-certificate",
+	}
 	cases := map[string]struct{ values, more, less []string }{
 		"defaults":            {},
 		"two replicas":        {values: []string{"replicas=2"}, more: []string{"PodDisruptionBudget"}},
@@ -89,10 +97,26 @@ func TestChartRenders(t *testing.T) {
 		"alerts":              {values: []string{"metrics.prometheusRule.enabled=true"}, more: []string{"PrometheusRule"}},
 		"dashboards":          {values: []string{"metrics.dashboards.enabled=true"}, more: []string{"ConfigMap-dashboard-instances", "ConfigMap-dashboard-operator"}},
 		"no service account":  {values: []string{"serviceAccount.create=false"}, less: []string{"ServiceAccount"}},
-		"no rights to users":  {values: []string{"rbac.aggregate=false"}, less: []string{"ClusterRole-editor", "ClusterRole-viewer"}},
+		"webhooks off":        {values: []string{"webhooks.mode=disabled"}, less: slices.Concat(hooks, ownCertificates)},
+		"webhooks with cert-manager": {
+			values: []string{"webhooks.mode=certManager"}, more: []string{"Certificate-webhook", "Issuer-webhook"}, less: ownCertificates,
+		},
+		"webhooks with an issuer of the company": {
+			values: []string{"webhooks.mode=certManager", "webhooks.certManager.issuerRef.name=corporate"}, more: []string{"Certificate-webhook"}, less: ownCertificates,
+		},
+		"no roles": {
+			values: []string{"rbac.create=false"},
+			less: append(slices.Clone(ownCertificates), "ClusterRole", "ClusterRole-cluster-reader", "ClusterRole-editor", "ClusterRole-viewer",
+				"ClusterRoleBinding", "ClusterRoleBinding-cluster-reader", "Role-leader-election", "RoleBinding-leader-election"),
+		},
+		"no rights to users": {values: []string{"rbac.aggregate=false"}, less: []string{"ClusterRole-editor", "ClusterRole-viewer"}},
 		"namespaced": {
 			values: []string{"scope.mode=Namespaced", "metrics.podMonitor.enabled=true"}, more: []string{"PodMonitor-instances", "Role", "RoleBinding"},
-			less: []string{"ClusterRole", "ClusterRole-cluster-reader", "ClusterRoleBinding", "ClusterRoleBinding-cluster-reader"},
+			less: slices.Concat(hooks, ownCertificates, []string{"ClusterRole", "ClusterRole-cluster-reader", "ClusterRoleBinding", "ClusterRoleBinding-cluster-reader"}),
+		},
+		"namespaced with cert-manager": {
+			values: []string{"scope.mode=Namespaced", "webhooks.mode=certManager"}, more: []string{"Role", "RoleBinding", "Certificate-webhook", "Issuer-webhook"},
+			less: append(slices.Clone(ownCertificates), "ClusterRole", "ClusterRole-cluster-reader", "ClusterRoleBinding", "ClusterRoleBinding-cluster-reader"),
 		},
 	}
 	for name, tc := range cases {
@@ -116,6 +140,8 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		"interval":     {"metrics.podMonitor.interval=often", "interval"},
 		"scope":        {"scope.mode=Galaxy", "mode"},
 		"replicas":     {"replicas=99", "replicas"},
+		"webhooks":     {"webhooks.mode=on", "mode"},
+		"failures":     {"webhooks.failurePolicy=Panic", "failurePolicy"},
 		"not a switch": {"instances.networkPolicy=maybe", "networkPolicy"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +149,91 @@ func TestChartRefusesWrongValues(t *testing.T) {
 				t.Errorf("got %v with %q, want a refusal that names %q", err, output, tc.want)
 			}
 		})
+	}
+}
+
+// TestChartWebhooks shows how the webhooks are wired in each mode: what the API
+// server calls, and the part of the manager that answers.
+func TestChartWebhooks(t *testing.T) {
+	for name, values := range map[string][]string{
+		"self-managed": nil,
+		"cert-manager": {"webhooks.mode=certManager", "webhooks.failurePolicy=Fail", "webhooks.namespaceSelector.matchLabels.models=yes", "webhooks.port=10250"},
+		"namespaced":   {"webhooks.mode=certManager", "scope.mode=Namespaced", "scope.namespaces={a,b}", "webhooks.certManager.issuerRef.name=corporate", "webhooks.certManager.issuerRef.kind=ClusterIssuer"},
+		"disabled":     {"webhooks.mode=disabled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects, output, err := template(t, values...)
+			if err != nil {
+				t.Fatal(output)
+			}
+			var text strings.Builder
+			for _, o := range objects {
+				switch kind := o.GetKind(); {
+				case kind == "Deployment":
+					for _, path := range [][]string{{"args"}, {"ports"}, {"volumeMounts"}} {
+						containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+						show(t, &text, path[0], containers[0].(map[string]any)[path[0]])
+					}
+					volumes, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "volumes")
+					show(t, &text, "volumes", volumes)
+				case kind == "NetworkPolicy":
+					rules, _, _ := unstructured.NestedSlice(o.Object, "spec", "ingress")
+					show(t, &text, "ingress", rules)
+				case kind == "ValidatingWebhookConfiguration", kind == "Certificate", strings.HasSuffix(o.GetName(), "-webhook-certificate"),
+					strings.HasSuffix(o.GetName(), "-webhook-configuration"), strings.HasSuffix(o.GetName(), "-webhook"):
+					o.SetLabels(nil)
+					show(t, &text, kind, o.Object)
+				}
+			}
+			wrappers.Golden(t, "webhooks-"+name+".golden.yaml", text.String())
+		})
+	}
+}
+
+func show(t *testing.T, text *strings.Builder, name string, value any) {
+	t.Helper()
+	b, err := yaml.Marshal(map[string]any{name: value})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text.Write(b)
+}
+
+// TestKustomizationNamesAgree: what is written out in the flags of the manager
+// must be what kustomize makes of the other names.
+func TestKustomizationNamesAgree(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), tool(t, "kustomize"), "build", "../../config/default").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	flag := func(name string) string {
+		t.Helper()
+		m := regexp.MustCompile("--webhook-" + name + "=(\\S+)").FindSubmatch(out)
+		if m == nil {
+			t.Fatalf("the manager has no flag --webhook-%s", name)
+		}
+		return string(m[1])
+	}
+	names := map[string]bool{}
+	for _, doc := range strings.Split(string(out), "\n---\n") {
+		var o unstructured.Unstructured
+		if err := yaml.Unmarshal([]byte(doc), &o.Object); err != nil {
+			t.Fatal(err)
+		}
+		names[o.GetKind()+" "+o.GetNamespace()+" "+o.GetName()] = true
+	}
+	for _, want := range []string{
+		"Service " + flag("namespace") + " " + flag("service"), "ValidatingWebhookConfiguration  " + flag("configuration"),
+		"Deployment " + flag("namespace") + " findep-manager",
+	} {
+		if !names[want] {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	for _, right := range []string{"- " + flag("secret"), "- " + flag("configuration"), "name: " + flag("service")} {
+		if !strings.Contains(string(out), right+"\n") {
+			t.Errorf("nothing says %q", right)
+		}
 	}
 }
 

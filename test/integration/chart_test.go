@@ -33,8 +33,11 @@ func TestChartHasTheGeneratedObjects(t *testing.T) {
 	if copied, err := filepath.Glob(files + "crds/*.yaml"); err != nil || len(copied) != len(bases) {
 		t.Errorf("the chart has %d CRDs, config %d; run hack/sync-chart.sh", len(copied), len(bases))
 	}
+	if read("../../config/webhook/manifests.yaml") != read(files+"webhooks.yaml") {
+		t.Error("the chart's webhooks.yaml is not current; run hack/sync-chart.sh")
+	}
 	roles := read(files + "role.yaml")
-	for _, file := range []string{"role", "leader_election_role", "editor_role", "viewer_role"} {
+	for _, file := range []string{"role", "leader_election_role", "webhook_role", "editor_role", "viewer_role"} {
 		if !strings.Contains(roles, strings.TrimSpace(read("../../config/rbac/"+file+".yaml"))) {
 			t.Errorf("the chart's role.yaml lacks config/rbac/%s.yaml; run hack/sync-chart.sh", file)
 		}

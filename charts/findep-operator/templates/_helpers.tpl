@@ -42,6 +42,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- join "," (default (list .Release.Namespace) .Values.scope.namespaces) -}}
 {{- end -}}
 
+{{/* How the webhooks get their certificate; see webhooks.mode in values.yaml. */}}
+{{- define "findep.webhookMode" -}}
+{{- if and (eq .Values.webhooks.mode "selfManaged") (eq .Values.scope.mode "Namespaced") -}}
+disabled
+{{- else -}}
+{{ .Values.webhooks.mode }}
+{{- end -}}
+{{- end -}}
+
 {{/* The rules of the role called .name in files/role.yaml, which is a copy of
      what controller-gen made from the code. */}}
 {{- define "findep.rules" -}}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package moedeployment
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
+)
+
+// FactReader reads what resolve decides from and is not a child of the
+// deployment. Admission reads the same facts as the reconciler, so that both
+// come to the same conclusion.
+type FactReader struct {
+	// Cached reads GPUProfiles and nodes; Direct reads past the cache.
+	Cached, Direct client.Reader
+	// ClusterReads says that GPUProfiles and nodes may be read.
+	ClusterReads bool
+}
+
+// Config reads the ConfigMap with the model's config.json past the cache; nil if
+// the spec names none.
+func (f FactReader) Config(ctx context.Context, d *v1alpha1.MoEDeployment) (*resolve.ConfigFile, error) {
+	from := d.Spec.Model.ConfigFrom
+	if from == nil {
+		return nil, nil
+	}
+	var c corev1.ConfigMap
+	err := f.Direct.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: from.Name}, &c)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("ConfigMap %s: %w", from.Name, err)
+	}
+	key := resolve.ConfigKey(from)
+	data, found := c.Data[key]
+	file := &resolve.ConfigFile{Data: data}
+	switch {
+	case err != nil:
+		file.Problem = fmt.Sprintf("there is none with the name %q in namespace %q.", from.Name, d.Namespace)
+	case !found:
+		file.Problem = fmt.Sprintf("%q has no key %q.", from.Name, key)
+	}
+	return file, nil
+}
+
+// Cluster reads GPUProfiles and the labels of nodes into facts.
+func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
+	if !f.ClusterReads {
+		return nil
+	}
+	var profiles v1alpha1.GPUProfileList
+	if err := f.Cached.List(ctx, &profiles); err != nil {
+		return err
+	}
+	facts.Profiles = profiles.Items
+	var nodes metav1.PartialObjectMetadataList
+	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	if err := f.Cached.List(ctx, &nodes); err != nil {
+		return err
+	}
+	facts.NodeLabels = nodeLabels(nodes.Items)
+	return nil
+}
+
+// nodeLabels is in order of the GPU product: the cache lists nodes in any order,
+// and which preset is taken must not depend on it.
+func nodeLabels(nodes []metav1.PartialObjectMetadata) []map[string]string {
+	list := make([]map[string]string, 0, len(nodes))
+	for i := range nodes {
+		list = append(list, nodes[i].Labels)
+	}
+	slices.SortFunc(list, func(a, b map[string]string) int {
+		return cmp.Compare(a[resolve.ProductLabel], b[resolve.ProductLabel])
+	})
+	return list
+}
