@@ -149,14 +149,6 @@ var _ = Describe("What cannot work", func() {
 			Should(And(HavePrefix("False/"), ContainSubstring("localhost/findep/absent:1")))
 	})
 
-	It("refuses more expert GPUs than experts and makes no pod", func(ctx context.Context) {
-		d := tiny("too-many", 1, 200)
-		create(ctx, d)
-		Eventually(ctx, func() string { return condition(ctx, d.Name, v1alpha1.ConditionFeasible) }).
-			WithTimeout(changeWithin).WithPolling(pollEvery).Should(HavePrefix("False/TooManyExpertGPUs"))
-		Expect(podsOf(ctx, d.Name)).To(BeEmpty())
-	})
-
 	It("says how much memory is missing", func(ctx context.Context) {
 		d := tiny("too-big", 1, 1, func(d *v1alpha1.MoEDeployment) {
 			d.Spec.Model = v1alpha1.ModelSpec{
