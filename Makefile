@@ -70,6 +70,11 @@ test-integration: ## Controller tests against a real API server.
 test-e2e: build ## End-to-end tests on a real cluster (local unless KUBECONFIG is set).
 	hack/e2e.sh
 
+.PHONY: soak
+soak: native ## Break a running instance SOAK_FAULTS (60) times at random under load (needs root; 10 minutes).
+	FINDEP_SOAK_FAULTS=$${SOAK_FAULTS:-60} FINDEP_SOAK_REQUESTS=$${SOAK_REQUESTS:-500} FINDEP_SOAK_SEED=$${SOAK_SEED:-$$(date +%s)} \
+	  FINDEP_SOAK_REPORT=$(ROOT)/build/soak.json $(GO) test -tags $(NATIVE_TAGS) -count=1 -timeout 60m -v ./test/soak
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZ_TIME (10s) each.
 	hack/fuzz.sh

@@ -322,4 +322,3 @@ func (s *soak) answered(ctx context.Context, since func() float64) float64 {
 	s.load.fail("no answer to %s's probe", r.name)
 	return -1
 }
-

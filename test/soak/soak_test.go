@@ -143,4 +143,3 @@ func (s *soak) check(t *testing.T, faults int) {
 		}
 	}
 }
-
