@@ -32,6 +32,13 @@ const (
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
+	// drainPoll is how often a server that drains looks whether it is done.
+	drainPoll = 20 * time.Millisecond
+	// linger is for how long at least a server that drains refuses requests
+	// before it stops listening, and how long a follower waits for the leader to
+	// say that it drains too: pods of one instance are told to stop one after
+	// another.
+	linger = 2 * time.Second
 	// checkpointPoll is how often a follower looks at its checkpoint.
 	checkpointPoll = 30 * time.Second
 )
@@ -56,7 +63,7 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	}
 	defer func() { _ = engine.Close() }() // The process ends.
 	metrics := serving.NewMetrics(instance.Model.Name)
-	loop := serving.NewLoop(engine, serving.Config{MaxQueue: o.maxQueue, Metrics: metrics, Log: log})
+	loop := serving.NewLoop(engine, serving.Config{MaxQueue: o.maxQueue, Metrics: metrics, Session: random(), Log: log})
 	handler := openai.New(openai.Config{
 		Model: instance.Model.Name, Tokenizer: tok, Chat: chat, NoChat: noChat, Loop: loop, Metrics: metrics,
 		MaxBodyBytes: o.maxBodyBytes, Random: random, Now: time.Now, Log: log,
@@ -75,6 +82,7 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 		log.Info("draining", "running", loop.Status().Stats.Running, "waiting", loop.Status().Stats.Waiting, "timeout", o.drainTimeout.String())
 		drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
 		defer cancel()
+		finish(drainCtx, loop)
 		err := server.Shutdown(drainCtx)
 		stopLoop()
 		<-stopped
@@ -83,6 +91,22 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 	stopLoop()
 	<-stopped
 	return err
+}
+
+// finish returns when no accepted request is left or ctx ends. Meanwhile new
+// ones are still answered, with a refusal that says when to come back, and for
+// linger at least: it takes a moment until nobody sends this pod any.
+func finish(ctx context.Context, loop *serving.Loop) {
+	since := time.Now()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for !loop.Idle() || time.Since(since) < linger {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // loadChat reads the model's chat template. A server whose model has none, or
@@ -114,12 +138,45 @@ func follow(ctx context.Context, o *options, instance *plan.Instance, listener n
 	missing.Store(&pending)
 	go watchCheckpoint(ctx, instance.Model.Path, &missing, log)
 	handler := openai.Follower(leader, serving.NewProcessRegistry(), func() error { return *missing.Load() })
+	engine, err := serving.Dial(o.socket)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer func() { _ = engine.Close() }() // The process ends.
 	log.Info("serving health and metrics; requests go to the leader", "address", listener.Addr().String(), "leader", leader)
 	return serveHTTP(ctx, handler, listener, log, func(server *http.Server) error {
 		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
 		defer cancel()
+		awaitLeader(shutdownCtx, engine, log)
 		return server.Shutdown(shutdownCtx)
 	})
+}
+
+// awaitLeader returns when the leader's server does not drain, or has done so,
+// or when ctx ends. The kubelet stops this pod's rank as soon as this process
+// ends, and with it the instance, which the leader's accepted requests need.
+func awaitLeader(ctx context.Context, engine serving.Engine, log *slog.Logger) {
+	since, waited := time.Now(), false
+	tick := time.NewTicker(10 * drainPoll)
+	defer tick.Stop()
+	for {
+		callCtx, cancel := context.WithTimeout(ctx, linger)
+		d, err := engine.Describe(callCtx)
+		cancel()
+		draining := err == nil && d.GetDraining()
+		if err != nil || !draining && (waited || time.Since(since) > linger) {
+			return
+		}
+		if draining && !waited {
+			waited = true
+			log.Info("waiting for the leader to finish its requests")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // watchCheckpoint verifies the files until ctx ends, because a volume can go

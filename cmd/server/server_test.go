@@ -173,6 +173,27 @@ func TestLeaderServesAndDrains(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	// Others are told when to come back, as long as the accepted one runs.
+	refusal, err := http.Post(p.url+"/v1/completions", "application/json", strings.NewReader(`{"model":"tiny","prompt":"And"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = refusal.Body.Close()
+	if refusal.StatusCode != http.StatusServiceUnavailable || refusal.Header.Get("Retry-After") == "" {
+		t.Errorf("while draining: status %d, Retry-After %q", refusal.StatusCode, refusal.Header.Get("Retry-After"))
+	}
+	p.get("/readyz", http.StatusServiceUnavailable)
+	if !e.Report().GetDraining() {
+		for range 2000 {
+			if e.Report().GetDraining() {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if !e.Report().GetDraining() {
+			t.Error("the sidecar was not told")
+		}
+	}
 	close(hold)
 	if got, want := <-answer, expect("In the beginning"); got != want {
 		t.Errorf("the accepted request got %q, want %q", got, want)
@@ -225,6 +246,26 @@ func TestFollowerVerifiesItsCheckpoint(t *testing.T) {
 	}
 	p.get("/metrics", http.StatusOK)
 	p.stop()
+	if err := <-p.done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFollowerWaitsForADrainingLeader: the kubelet stops a pod's rank when its
+// server has ended, and the leader's accepted requests need that rank.
+func TestFollowerWaitsForADrainingLeader(t *testing.T) {
+	e, _ := fake(t)
+	e.Follower, e.Draining = true, true
+	socket, _ := servingtest.ServeSocket(t, e)
+	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--rank", "1", "--socket", socket)
+	p.get("/readyz", http.StatusOK)
+	p.stop()
+	select {
+	case err := <-p.done:
+		t.Fatalf("it ended while the leader drains: %v", err)
+	case <-time.After(linger + linger/4):
+	}
+	e.SetDraining(false)
 	if err := <-p.done; err != nil {
 		t.Error(err)
 	}

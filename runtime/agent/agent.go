@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -52,6 +53,7 @@ type agent struct {
 	data   *tcp.Endpoint
 	member *rendezvous.Member
 	leader *leader // nil but on rank 0
+	watch  *watchdog
 	// joined is set when all of the above are in place, which other goroutines
 	// may use from then on.
 	joined atomic.Bool
@@ -61,17 +63,43 @@ type agent struct {
 
 // Run is the whole life of a rank's process. It returns when ctx ends, or with
 // the reason why the rank cannot work at all: bad options, configuration,
-// checkpoint or certificate.
+// checkpoint or certificate. With ErrWedged it returns while goroutines are
+// stuck; the process must end then.
 func Run(ctx context.Context, o Options) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("rank", o.Rank)
-	a := &agent{options: o, log: log}
-	defer a.close()
+	a := &agent{options: o, log: log, watch: &watchdog{now: time.Now, patience: o.StepTimeout}}
 	if err := a.configure(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer a.close()
+		ended <- a.run(ctx)
+	}()
+	wedged := make(chan error, 1)
+	go func() { wedged <- a.watch.watch(ctx, watchInterval) }()
+	select {
+	case err := <-ended:
+		return err
+	case err := <-wedged:
+		if err != nil {
+			log.Error("the process ends, so that another can take its place", "reason", err.Error())
+			return err
+		}
+		return <-ended
+	}
+}
+
+// watchInterval is how often the watchdog looks.
+const watchInterval = 500 * time.Millisecond
+
+// run does everything until ctx ends.
+func (a *agent) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// Probes are answered from the start: loading weights may take minutes, in
 	// which the process is alive and not ready.
@@ -182,7 +210,7 @@ func (a *agent) connect() error {
 		Identity: in.Identity(), Rank: a.options.Rank, Role: in.RoleOf(a.options.Rank), TopologyHash: a.config.hash,
 		Host: in.Hosts[a.options.Rank], DataAddress: net.JoinHostPort(host, strconv.Itoa(in.PortsOf(a.options.Rank).Data)),
 		Pod: a.options.PodUID, TLS: security.Client,
-		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort,
+		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort, Alive: a.watch.check,
 		Log: a.rendezvousLog,
 	})
 	return err
@@ -210,10 +238,10 @@ func (a *agent) lead() error {
 	}
 	in := a.config.current.Load()
 	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp,
-		planner: newPlanner(a.shape, a.log, a.metrics)}
+		planner: newPlanner(a.shape, a.log, a.metrics), deadlines: deadlines{floor: a.options.StepTimeout}}
 	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: in, TopologyHash: a.config.hash,
-		HeartbeatInterval: a.options.HeartbeatInterval, HeartbeatTimeout: a.options.HeartbeatTimeout,
+		HeartbeatInterval: a.options.HeartbeatInterval, HeartbeatTimeout: a.options.HeartbeatTimeout, ConnectTimeout: a.options.ConnectTimeout,
 		Observe: l.observationJSON, Log: a.rendezvousLog,
 	})
 	if err != nil {
@@ -236,7 +264,7 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("metrics port: %w", err)
 	}
-	return serveHTTP(ctx, listener, newHTTPHandler(a.metrics, a.status, a.observation))
+	return serveHTTP(ctx, listener, newHTTPHandler(a.metrics, a.status, a.observation, a.watch.check))
 }
 
 // join starts what takes part in the instance.
@@ -271,11 +299,15 @@ func (a *agent) serveControl(ctx context.Context, listener net.Listener) error {
 func (a *agent) status() rankStatus {
 	s := rankStatus{Rank: a.options.Rank, Role: a.config.current.Load().RoleOf(a.options.Rank), Phase: string(rendezvous.Disconnected)}
 	if !a.joined.Load() {
-		s.Message = "loading the weights"
+		s.Message = a.watch.loading()
 		return s
 	}
 	m := a.member.State()
-	s.Phase, s.Epoch, s.Ready = string(m.Phase), m.Epoch, m.Ready
+	s.Phase, s.Epoch, s.Ready, s.Draining = string(m.Phase), m.Epoch, m.Ready, m.Draining
+	if err := a.watch.check(); err != nil {
+		s.Ready, s.Message = false, err.Error()
+		return s
+	}
 	if a.leader != nil && s.Ready && a.leader.readyEpoch() == 0 {
 		s.Ready, s.Message = false, "the leader opens the epoch"
 		if !a.leader.planner.measured() {

@@ -4,6 +4,8 @@ package agent
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 )
@@ -105,6 +107,11 @@ func (l *ledger) add(p *agentpb.Piece) error {
 	l.used[p.AttentionRank] += l.blocks(length) - l.blocks(s.length)
 	l.sequences[p.Sequence] = sequenceState{rank: p.AttentionRank, length: length}
 	return nil
+}
+
+// held are the sequences with KV.
+func (l *ledger) held() []uint64 {
+	return slices.Sorted(maps.Keys(l.sequences))
 }
 
 // clone copies what apply changes. A step touches few of the sequences, but

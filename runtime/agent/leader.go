@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -16,13 +17,8 @@ import (
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/executor"
-	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
 )
-
-// stepTimeout bounds one step. A rank that heartbeats but does not answer is
-// wedged; the epoch is given up so that the instance can form again.
-const stepTimeout = 2 * time.Minute
 
 // leader drives the steps of an instance from rank 0.
 type leader struct {
@@ -37,8 +33,13 @@ type leader struct {
 	// step serialises steps: the ranks run them one after another anyway.
 	step sync.Mutex
 	// Below, guarded by step.
-	ledger *ledger
-	number uint64
+	ledger    *ledger
+	number    uint64
+	deadlines deadlines
+	// session is the client that the ledger's sequences belong to.
+	session uint64
+	// failed is when the last epoch ended, zero before one has.
+	failed time.Time
 
 	mu sync.Mutex
 	// Below, guarded by mu.
@@ -82,6 +83,9 @@ func (l *leader) open(ctx context.Context, epoch uint64) {
 		return
 	default:
 	}
+	if !l.failed.IsZero() {
+		l.metrics.recovery.Observe(time.Since(l.failed).Seconds())
+	}
 	l.mu.Lock()
 	l.epoch = epoch
 	l.mu.Unlock()
@@ -89,9 +93,14 @@ func (l *leader) open(ctx context.Context, epoch uint64) {
 }
 
 func (l *leader) close(epoch uint64) {
+	now := time.Now()
 	l.mu.Lock()
 	l.epoch = 0
 	l.mu.Unlock()
+	l.step.Lock()
+	l.failed = now
+	l.step.Unlock()
+	l.metrics.failures.Inc()
 	f := l.coordinator.Failure()
 	l.log.Warn("epoch ended", "epoch", epoch, "reason", f.Reason)
 }
@@ -114,12 +123,16 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 	case req.Epoch != epoch:
 		return nil, status.Errorf(codes.Aborted, "the request is for epoch %d, the instance is in epoch %d; send the sequences again from token 0", req.Epoch, epoch)
 	}
+	if req.Session != l.session {
+		req.Release = append(l.ledger.held(), req.Release...)
+	}
 	if err := l.ledger.apply(req); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	l.session = req.Session
 	shape := shapeOf(req.Pieces, l.limits.attentionRanks)
 	choice := l.planner.choose(shape, l.config.current.Load())
-	outcomes, elapsed, err := l.execute(epoch, choice.plan, req.Pieces, req.Release)
+	outcomes, elapsed, err := l.execute(epoch, choice, req.Pieces, req.Release)
 	if err != nil {
 		l.metrics.steps.WithLabelValues(string(shape.phase()), "failed").Inc()
 		return nil, status.Error(codes.Unavailable, err.Error())
@@ -178,9 +191,13 @@ var errStepTimeout = errors.New("a rank did not answer in time")
 
 // execute sends one step to all ranks and gathers what they answer, by rank.
 // On an error the epoch is over.
-func (l *leader) execute(epoch uint64, p plan.Plan, pieces []*agentpb.Piece, release []uint64) ([]*agentpb.RankOutcome, time.Duration, error) {
+func (l *leader) execute(epoch uint64, c choice, pieces []*agentpb.Piece, release []uint64) ([]*agentpb.RankOutcome, time.Duration, error) {
 	l.number++
-	payload, err := proto.Marshal(&agentpb.StepCommand{Number: l.number, Plan: planToProto(p), Pieces: pieces, Release: release})
+	deadline := l.deadlines.of(c.predicted)
+	payload, err := proto.Marshal(&agentpb.StepCommand{
+		Number: l.number, Plan: planToProto(c.plan), Pieces: pieces, Release: release,
+		DeadlineMilliseconds: uint32(min(deadline.Milliseconds(), math.MaxUint32)),
+	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
 	}
@@ -188,24 +205,28 @@ func (l *leader) execute(epoch uint64, p plan.Plan, pieces []*agentpb.Piece, rel
 	if err := l.coordinator.Send(epoch, rendezvous.All, payload); err != nil {
 		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
 	}
-	outcomes, err := l.gather(epoch)
-	if errors.Is(err, errStepTimeout) {
+	outcomes, err := l.gather(epoch, deadline)
+	switch {
+	case err == nil:
+		l.deadlines.missed = 0
+	case errors.Is(err, errStepTimeout):
+		l.deadlines.missed++
 		l.coordinator.Abort(epoch, err.Error())
 	}
 	return outcomes, time.Since(start), err
 }
 
-func (l *leader) gather(epoch uint64) ([]*agentpb.RankOutcome, error) {
+func (l *leader) gather(epoch uint64, deadline time.Duration) ([]*agentpb.RankOutcome, error) {
 	in := l.config.current.Load()
 	outcomes := make([]*agentpb.RankOutcome, in.WorldSize())
-	timeout := time.NewTimer(stepTimeout)
+	timeout := time.NewTimer(deadline)
 	defer timeout.Stop()
 	for missing := len(outcomes); missing > 0; {
 		select {
 		case <-l.coordinator.Failed(epoch):
 			return nil, fmt.Errorf("step %d: epoch %d ended: %s", l.number, epoch, l.coordinator.Failure().Reason)
 		case <-timeout.C:
-			return nil, fmt.Errorf("step %d: %w (%v)", l.number, errStepTimeout, stepTimeout)
+			return nil, fmt.Errorf("step %d of epoch %d: %w (%v): %s", l.number, epoch, errStepTimeout, deadline.Round(time.Millisecond), l.silent(outcomes))
 		case r := <-l.coordinator.Results():
 			o := &agentpb.RankOutcome{}
 			if err := proto.Unmarshal(r.Payload, o); err != nil {
@@ -220,6 +241,18 @@ func (l *leader) gather(epoch uint64) ([]*agentpb.RankOutcome, error) {
 		}
 	}
 	return outcomes, nil
+}
+
+// silent names the ranks that have not answered, which are the wedged one and
+// those that wait for it.
+func (l *leader) silent(outcomes []*agentpb.RankOutcome) string {
+	var ranks []int
+	for rank, o := range outcomes {
+		if o == nil {
+			ranks = append(ranks, rank)
+		}
+	}
+	return l.coordinator.Describe(ranks)
 }
 
 // merge puts the ranks' results into the order of the request's pieces.

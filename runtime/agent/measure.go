@@ -100,7 +100,7 @@ func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
 			fresh = append(fresh, piece(w.cached, w.tokens, agentpb.LogitsMode_LOGITS_LAST))
 		}
 	}
-	sequential := plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+	sequential := choice{plan: plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}}
 	if len(cached) > 0 {
 		if _, _, err := l.execute(epoch, sequential, cached, nil); err != nil {
 			return point{}, err
@@ -113,7 +113,7 @@ func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
 	if _, _, err := l.execute(epoch, sequential, nil, ids); err != nil {
 		return point{}, err
 	}
-	return newPoint(shapeOf(fresh, l.limits.attentionRanks), sequential, l.limits.attentionRanks, outcomes, elapsed), nil
+	return newPoint(shapeOf(fresh, l.limits.attentionRanks), sequential.plan, l.limits.attentionRanks, outcomes, elapsed), nil
 }
 
 func newPoint(shape batchShape, chosen plan.Plan, attentionRanks int, outcomes []*agentpb.RankOutcome, elapsed time.Duration) point {

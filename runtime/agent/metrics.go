@@ -33,6 +33,9 @@ type metrics struct {
 	refits    prometheus.Counter
 	rows      *prometheus.CounterVec
 	gpus      *prometheus.GaugeVec
+	loads     prometheus.Counter
+	failures  prometheus.Counter
+	recovery  prometheus.Histogram
 }
 
 func newMetrics(rank int, state func() rankStatus) *metrics {
@@ -56,6 +59,13 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 	m.refits = prometheus.NewCounter(prometheus.CounterOpts(opts("stage_refits_total", "Times the stage model was fitted again because predictions were off by more than 15 % for long.")))
 	m.rows = prometheus.NewCounterVec(prometheus.CounterOpts(opts("expert_rows_total", "Token rows computed by each expert of this rank, by local expert number.")), []string{"expert"})
 	m.gpus = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("gpu_memory_bytes", "Total memory of each GPU that this rank can see; no series where there is no driver.")), []string{"index", "uuid", "product"})
+	m.loads = prometheus.NewCounter(prometheus.CounterOpts(opts("weight_loads_total", "Times this process loaded its weights; 1 for all its life, whatever happens to other ranks.")))
+	m.failures = prometheus.NewCounter(prometheus.CounterOpts(opts("epoch_failures_total", "Epochs that ended because a rank was lost or failed, as the leader saw them.")))
+	o = opts("recovery_seconds", "Time from the end of an epoch until the next one took requests, replacements' start included, as the leader saw it.")
+	m.recovery = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: o.Namespace, Name: o.Name, Help: o.Help, ConstLabels: label,
+		Buckets: prometheus.ExponentialBuckets(0.1, 2, 12),
+	})
 	epoch := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("epoch", "Membership epoch of the last formation.")),
 		func() float64 { return float64(state().Epoch) })
 	formed := prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("formed", "1 while every rank of the instance heartbeats.")),
@@ -65,7 +75,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 			}
 			return 0
 		})
-	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus,
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus, m.loads, m.failures, m.recovery,
 		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -86,16 +96,24 @@ type rankStatus struct {
 	Epoch   uint64    `json:"epoch"`
 	Ready   bool      `json:"ready"`
 	Message string    `json:"message,omitempty"`
+	// Draining is true while the leader's server ends its accepted requests.
+	Draining bool `json:"draining,omitempty"`
 }
 
 // newHTTPHandler serves probes, metrics and the debug page. Readiness follows
-// the collective heartbeat, so a wedged rank is never Ready; liveness only says
-// that the process answers, because restarting a rank that waits for others
-// would help nobody.
-func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.Observation, bool)) http.Handler {
+// the collective heartbeat, so a wedged rank is never Ready; liveness says that
+// the process answers and that its own work is not wedged, because restarting a
+// rank that waits for others would help nobody.
+func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.Observation, bool), alive func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		s := status()
 		if !s.Ready {

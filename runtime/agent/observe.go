@@ -120,6 +120,7 @@ func (l *leader) observationJSON(context.Context) ([]byte, error) {
 
 // reportServing keeps the server's last report.
 func (l *leader) reportServing(r *agentpb.ServingReport) {
+	l.coordinator.SetDraining(r.Draining)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.observed.serving = &plan.ServingObservation{

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/rendezvous"
 )
 
 // Options are what a rank's process is started with.
@@ -38,6 +39,15 @@ type Options struct {
 	// noticed.
 	HeartbeatInterval time.Duration
 	HeartbeatTimeout  time.Duration
+	// ConnectTimeout bounds the making of an epoch's data links.
+	ConnectTimeout time.Duration
+	// StepTimeout is the least time that a step may take before its epoch is
+	// given up; ten times the predicted makespan is added. A rank that does not
+	// let go of its work for as long after that is wedged, and its process ends.
+	StepTimeout time.Duration
+	// LoadTimeout bounds the time in which loading the weights makes no
+	// progress.
+	LoadTimeout time.Duration
 	// WarmUp measures this machine's stages when the instance has formed, so
 	// that predictions rest on measurements.
 	WarmUp bool
@@ -54,8 +64,11 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.PodUID, "pod-uid", "", "this pod's UID")
 	f.StringVar(&o.Backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
 	f.IntVar(&o.Threads, "threads", 1, "host threads of the CPU backend")
-	f.DurationVar(&o.HeartbeatInterval, "heartbeat-interval", 500*time.Millisecond, "time between heartbeats")
-	f.DurationVar(&o.HeartbeatTimeout, "heartbeat-timeout", 2500*time.Millisecond, "silence after which a rank counts as lost")
+	f.DurationVar(&o.HeartbeatInterval, "heartbeat-interval", rendezvous.DefaultHeartbeatInterval, "time between heartbeats")
+	f.DurationVar(&o.HeartbeatTimeout, "heartbeat-timeout", rendezvous.DefaultHeartbeatTimeout, "silence after which a rank counts as lost")
+	f.DurationVar(&o.ConnectTimeout, "connect-timeout", rendezvous.DefaultConnectTimeout, "how long the data links of an epoch may take to be made")
+	f.DurationVar(&o.StepTimeout, "step-timeout", 5*time.Second, "least time a step may take before a rank counts as wedged; ten times the predicted time is added")
+	f.DurationVar(&o.LoadTimeout, "load-timeout", 5*time.Minute, "time without progress after which loading the weights counts as wedged")
 	f.BoolVar(&o.WarmUp, "warm-up", true, "measure the stages when the instance has formed")
 }
 
@@ -69,6 +82,10 @@ func (o *Options) validate() error {
 	if o.HeartbeatInterval <= 0 || o.HeartbeatTimeout < 2*o.HeartbeatInterval {
 		return fmt.Errorf("--heartbeat-timeout is %v; it must be at least twice --heartbeat-interval (%v)",
 			o.HeartbeatTimeout, o.HeartbeatInterval)
+	}
+	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
+		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
+			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
 	}
 	if len(o.Socket) > 100 {
 		return fmt.Errorf("--socket %q has %d characters; Unix socket paths hold at most 100", o.Socket, len(o.Socket))

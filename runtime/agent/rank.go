@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"google.golang.org/protobuf/proto"
@@ -54,6 +55,7 @@ type rank struct {
 	free           func() // gives the weights back
 	metrics        *metrics
 	log            *slog.Logger
+	watch          *watchdog
 
 	mu    sync.Mutex
 	epoch uint64
@@ -75,12 +77,15 @@ func (a *agent) load() error {
 		maxStepTokens: defaultStepTokens, blockTokens: kvcache.BlockTokens, maxPiecesPerStep: maxPieces,
 	}
 	a.limits.blocksPerRank = a.kvBlocks(in)
+	a.watch.load(a.options.LoadTimeout)
+	defer a.watch.done()
 	checkpoint, err := weights.Open(in.Model.Path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = checkpoint.Close() }()
-	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, metrics: a.metrics, log: a.log}
+	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, metrics: a.metrics, log: a.log, watch: a.watch}
+	a.metrics.loads.Inc()
 	if a.rank.role == plan.Attention {
 		return a.loadAttention(in, checkpoint)
 	}
@@ -114,7 +119,7 @@ func (a *agent) kvBlocks(in *plan.Instance) int {
 }
 
 func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint) error {
-	w, err := weights.LoadAttention(a.device, checkpoint, a.shape, weights.Options{})
+	w, err := weights.LoadAttention(a.device, checkpoint, a.shape, weights.Options{Progress: a.watch.advance})
 	if err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint)
 
 func (a *agent) loadExperts(in *plan.Instance, checkpoint *weights.Checkpoint) error {
 	first, last := weights.ExpertRange(a.shape.MoE.Experts, in.ExpertRanks, a.options.Rank-in.AttentionRanks)
-	w, err := weights.LoadExperts(a.device, checkpoint, a.shape, first, last, weights.Options{})
+	w, err := weights.LoadExperts(a.device, checkpoint, a.shape, first, last, weights.Options{Progress: a.watch.advance})
 	if err != nil {
 		return err
 	}
@@ -159,6 +164,8 @@ func (r *rank) connect(connector transport.Connector, self int) func(context.Con
 				peers = append(peers, transport.Peer{Rank: m.Rank, Address: m.DataAddress})
 			}
 		}
+		r.watch.begin("connecting the data links", world.Epoch, 0)
+		defer r.watch.end()
 		r.drop()
 		mesh, err := connector.Connect(ctx, world.Epoch, self, peers)
 		if err != nil {
@@ -197,6 +204,8 @@ func (r *rank) step(ctx context.Context, epoch uint64, payload []byte) ([]byte, 
 	if mesh == nil || current != epoch {
 		return nil, fmt.Errorf("step %d is for epoch %d; the data links are of epoch %d", command.Number, epoch, current)
 	}
+	r.watch.begin(fmt.Sprintf("step %d", command.Number), epoch, time.Duration(command.DeadlineMilliseconds)*time.Millisecond)
+	defer r.watch.end()
 	result, err := r.runner.Run(ctx, stepFromProto(epoch, command, r.attentionRanks), mesh)
 	if err != nil {
 		return nil, err
@@ -218,6 +227,7 @@ func (r *rank) count(result *executor.Result) {
 
 // abort fails whatever is in flight; it does not wait for it.
 func (r *rank) abort(epoch uint64, reason string) {
+	r.watch.release(epoch)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mesh != nil && r.epoch == epoch {

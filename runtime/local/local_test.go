@@ -215,12 +215,42 @@ func TestInstanceOutlivesItsRanks(t *testing.T) {
 		}
 		next := ready(t, client, epoch)
 		t.Logf("rank %d was killed in epoch %d; epoch %d serves", victim, epoch, next)
+		for rank := range 4 {
+			if n := metric(t, in, rank, "findep_weight_loads_total"); n != "1" {
+				t.Errorf("rank %d has loaded its weights %s times", rank, n)
+			}
+		}
 		epoch = next
 		generate(t, client, epoch, 2, all)
 	}
 	_, err := client.Step(t.Context(), &agentpb.StepRequest{Epoch: epoch - 1})
 	if err == nil || !strings.Contains(err.Error(), "the instance is in epoch") {
 		t.Errorf("a step of the epoch before gave %v", err)
+	}
+}
+
+// TestRestartedServerBeginsAnew: a server that was restarted in the same epoch
+// numbers its sequences from the start, and the KV of the one before is freed.
+func TestRestartedServerBeginsAnew(t *testing.T) {
+	_, client := start(t, 1, 1)
+	epoch := ready(t, client, 0)
+	p := prompts(t)[5]
+	step := func(session uint64) (*agentpb.StepResponse, error) {
+		return client.Step(t.Context(), &agentpb.StepRequest{Epoch: epoch, Session: session, Pieces: []*agentpb.Piece{
+			{Sequence: 1, Tokens: p.PromptTokens, Logits: agentpb.LogitsMode_LOGITS_LAST},
+		}})
+	}
+	for _, session := range []uint64{7, 8} {
+		r, err := step(session)
+		if err != nil {
+			t.Fatalf("session %d: %v", session, err)
+		}
+		if got := r.Results[0].Token; got != p.GreedyTokens[0] {
+			t.Errorf("session %d: token %d, want %d", session, got, p.GreedyTokens[0])
+		}
+	}
+	if _, err := step(8); err == nil || !strings.Contains(err.Error(), "starts at position 0") {
+		t.Errorf("the same server again: %v", err)
 	}
 }
 
@@ -243,6 +273,26 @@ func TestWedgedRankIsNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	generate(t, client, ready(t, client, epoch), 1, prompts(t)[:2])
+}
+
+// metric is the value of a series of one rank, as text.
+func metric(t *testing.T, in *local.Instance, rank int, name string) string {
+	t.Helper()
+	r, err := http.Get(fmt.Sprintf("http://%s/metrics", net.JoinHostPort(local.Host, fmt.Sprint(in.Config.Ports[rank].Metrics))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Body.Close() }()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, name+"{") {
+			return strings.Fields(line)[1]
+		}
+	}
+	return "absent"
 }
 
 func readyz(t *testing.T, in *local.Instance, rank int) int {

@@ -15,12 +15,9 @@ import (
 	pb "github.com/findep/findep-operator/runtime/rendezvous/rendezvouspb"
 )
 
-// errSilent ends a session whose leader does not answer.
-var errSilent = errors.New("rendezvous: the leader does not answer heartbeats")
-
 const (
 	// joinTimeout bounds name resolution, TLS and admission together.
-	joinTimeout = 10 * time.Second
+	joinTimeout = 5 * time.Second
 	// watchInterval is how soon a timeout told by the leader takes effect.
 	watchInterval = 500 * time.Millisecond
 )
@@ -148,9 +145,7 @@ func (a *attendance) handle(ctx context.Context, message *pb.LeaderMessage) erro
 			a.formed(e)
 		}
 	case *pb.LeaderMessage_HeartbeatAck:
-		if k.HeartbeatAck.GetFormed() {
-			a.acknowledged(k.HeartbeatAck.GetEpoch())
-		}
+		a.acknowledged(k.HeartbeatAck)
 	case *pb.LeaderMessage_Step:
 		if e := a.current(k.Step.GetEpoch()); e != nil {
 			select {
@@ -248,10 +243,11 @@ func (a *attendance) formed(e *epoch) {
 	a.m.state.Acknowledged = a.m.cfg.Clock.Now()
 }
 
-func (a *attendance) acknowledged(number uint64) {
+func (a *attendance) acknowledged(ack *pb.HeartbeatAck) {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
-	if a.m.state.Phase == Formed && a.m.state.Epoch == number {
+	a.m.state.Draining = ack.GetDraining()
+	if ack.GetFormed() && a.m.state.Phase == Formed && a.m.state.Epoch == ack.GetEpoch() {
 		a.m.state.Acknowledged = a.m.cfg.Clock.Now()
 	}
 }
@@ -372,11 +368,9 @@ func (a *attendance) send(m *pb.MemberMessage) error {
 // no heartbeat, which is the point of it.
 func (a *attendance) beat(ctx context.Context, interval time.Duration) {
 	for sequence := uint64(1); ; sequence++ {
-		if a.m.cfg.Alive != nil {
-			if err := a.m.cfg.Alive(); err != nil {
-				a.giveUp(err)
-				return
-			}
+		if err := a.m.alive(ctx); err != nil {
+			a.giveUp(err)
+			return
 		}
 		if ctx.Err() != nil {
 			return
@@ -399,10 +393,10 @@ func (a *attendance) giveUp(err error) {
 	e := a.epoch
 	a.mu.Unlock()
 	if e != nil {
-		a.fail(e, "not alive: "+err.Error())
+		a.fail(e, err.Error())
 	}
 	_ = a.stream.CloseSend()
-	a.end(fmt.Errorf("rendezvous: this rank is not alive: %w", err))
+	a.end(err)
 }
 
 // watch ends the session when the leader is silent for the heartbeat timeout,
@@ -419,7 +413,8 @@ func (a *attendance) watch(ctx context.Context) {
 		quiet := a.m.cfg.Clock.Now().Sub(a.heard)
 		a.mu.Unlock()
 		if quiet > timeout {
-			a.end(errSilent)
+			a.end(fmt.Errorf("rendezvous: the leader does not answer: nothing was heard of it for %v after epoch %d, the limit is %v",
+				quiet.Round(time.Millisecond), a.m.State().Epoch, timeout))
 			return
 		}
 		select {

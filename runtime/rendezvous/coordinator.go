@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,6 +72,7 @@ type Coordinator struct {
 	failures  int
 	last      Failure
 	refused   map[string]uint64
+	draining  bool
 	closed    bool
 }
 
@@ -243,6 +245,30 @@ func (c *Coordinator) Abort(epoch uint64, reason string) {
 	if epoch == c.epoch {
 		c.endEpoch(reason)
 	}
+}
+
+// SetDraining tells every rank, with the next heartbeat, whether the leader's
+// server is ending its accepted requests before it stops.
+func (c *Coordinator) SetDraining(draining bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.draining = draining
+}
+
+// Describe names ranks with their hosts and the age of their last heartbeats,
+// for errors: "rank 3 (host, last heartbeat 312ms ago)".
+func (c *Coordinator) Describe(ranks []int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	words := make([]string, len(ranks))
+	for i, rank := range ranks {
+		if s := c.ranks[rank]; s != nil {
+			words[i] = fmt.Sprintf("rank %d (%s, last heartbeat %v ago)", rank, s.hello.GetHost(), c.age(s))
+		} else {
+			words[i] = fmt.Sprintf("rank %d (%s)", rank, c.notes[rank])
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 // Snapshot fills the membership fields of an observation: Epoch, Formed, Ranks,

@@ -49,13 +49,14 @@ type MemberConfig struct {
 	// OnFormed, if set, is called when every rank is connected, before the
 	// first OnStep.
 	OnFormed func(world World)
-	// Alive, if set, is called before each heartbeat. While it blocks, no
-	// heartbeat is sent, so that a wedged rank is noticed; an error ends the
-	// epoch, and keeps this rank out until there is none.
+	// Alive, if set, is called before each attempt to join and before each
+	// heartbeat. While it blocks, no heartbeat is sent, so that a wedged rank is
+	// noticed; an error ends the epoch, and keeps this rank out until there is
+	// none.
 	Alive func() error
 
 	// BackoffMin and BackoffMax bound the wait between two attempts to join;
-	// zero means 100 ms and 3 s. Random, in [0, 1), spreads the attempts; nil
+	// zero means 100 ms and 1 s. Random, in [0, 1), spreads the attempts; nil
 	// means the global generator.
 	BackoffMin, BackoffMax time.Duration
 	Random                 func() float64
@@ -95,6 +96,9 @@ type State struct {
 	LastError string
 	// Dropped counts messages of epochs that were over.
 	Dropped uint64
+	// Draining is true while the leader's server ends its accepted requests
+	// before it stops.
+	Draining bool
 }
 
 // Member is one rank's side.
@@ -133,7 +137,7 @@ func NewMember(cfg MemberConfig) (*Member, error) {
 		cfg.Incarnation = hex.EncodeToString(b[:])
 	}
 	cfg.BackoffMin = orDefault(cfg.BackoffMin, 100*time.Millisecond)
-	cfg.BackoffMax = max(orDefault(cfg.BackoffMax, 3*time.Second), cfg.BackoffMin)
+	cfg.BackoffMax = max(orDefault(cfg.BackoffMax, time.Second), cfg.BackoffMin)
 	cfg.HeartbeatTimeout = orDefault(cfg.HeartbeatTimeout, DefaultHeartbeatTimeout)
 	if cfg.Random == nil {
 		cfg.Random = mathrand.Float64
@@ -156,7 +160,10 @@ func (m *Member) Run(ctx context.Context) error {
 	wait := m.cfg.BackoffMin
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		leader := m.cfg.Leaders[attempt%len(m.cfg.Leaders)]
-		admitted, err := m.attend(ctx, leader)
+		admitted, err := false, m.alive(ctx)
+		if err == nil {
+			admitted, err = m.attend(ctx, leader)
+		}
 		if ctx.Err() != nil {
 			break
 		}
@@ -181,12 +188,31 @@ func (m *Member) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// alive says why this rank may not take part, nil if it may. It waits for as
+// long as Alive does, or until ctx ends.
+func (m *Member) alive(ctx context.Context) error {
+	if m.cfg.Alive == nil {
+		return nil
+	}
+	answer := make(chan error, 1)
+	go func() { answer <- m.cfg.Alive() }()
+	select {
+	case err := <-answer:
+		if err != nil {
+			return fmt.Errorf("rendezvous: this rank is not alive: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (m *Member) disconnected(leader string, err error) {
 	text := describe(err)
 	m.cfg.Log("no session with the leader", "leader", leader, "rank", m.cfg.Rank, "error", text)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.state.Phase, m.state.LastError = Disconnected, text
+	m.state.Phase, m.state.LastError, m.state.Draining = Disconnected, text, false
 }
 
 // State may be called at any time.

@@ -161,6 +161,11 @@ func (c *Coordinator) silent(s *session) bool {
 	return c.cfg.Clock.Now().Sub(s.heard) > c.cfg.HeartbeatTimeout
 }
 
+// age is the time since the rank last sent anything.
+func (c *Coordinator) age(s *session) time.Duration {
+	return c.cfg.Clock.Now().Sub(s.heard).Round(time.Millisecond)
+}
+
 func (c *Coordinator) silence() string {
 	return fmt.Sprintf("sent no heartbeat for %v", c.cfg.HeartbeatTimeout)
 }
@@ -261,7 +266,7 @@ func (c *Coordinator) lose(s *session, why string) {
 		return
 	}
 	c.remove(s, status.Error(codes.Aborted, fmt.Sprintf("rank %d %s", s.rank, why)), why)
-	c.endEpoch(fmt.Sprintf("rank %d (%s) %s", s.rank, s.hello.GetHost(), why))
+	c.endEpoch(fmt.Sprintf("rank %d (%s) %s (epoch %d, last heartbeat %v ago)", s.rank, s.hello.GetHost(), why, c.epoch, c.age(s)))
 }
 
 func (c *Coordinator) remove(s *session, err error, note string) {
@@ -294,7 +299,7 @@ func (c *Coordinator) tick() {
 				unready = append(unready, s.rank)
 			}
 		}
-		c.endEpoch(fmt.Sprintf("%s not connected within %v", rankList(unready), c.cfg.ConnectTimeout))
+		c.endEpoch(fmt.Sprintf("%s not connected within %v (epoch %d)", rankList(unready), c.cfg.ConnectTimeout, c.epoch))
 	}
 	c.form()
 }
@@ -321,7 +326,7 @@ func (c *Coordinator) receive(s *session, m *pb.MemberMessage) error {
 		}
 	case *pb.MemberMessage_Failure:
 		if c.current(s, k.Failure.GetEpoch(), Connecting, Formed) {
-			c.endEpoch(fmt.Sprintf("rank %d (%s) failed: %s", s.rank, s.hello.GetHost(), shorten(k.Failure.GetReason())))
+			c.endEpoch(fmt.Sprintf("rank %d (%s) failed: %s (epoch %d)", s.rank, s.hello.GetHost(), shorten(k.Failure.GetReason()), c.epoch))
 		}
 	default:
 		return status.Errorf(codes.InvalidArgument, "rank %d sent a message of unknown or unexpected kind", s.rank)
@@ -337,7 +342,7 @@ func (c *Coordinator) acknowledge(s *session, sequence uint64) {
 	}
 	// Nobody else fills it, so there is room now.
 	s.ack <- &pb.LeaderMessage{Kind: &pb.LeaderMessage_HeartbeatAck{HeartbeatAck: &pb.HeartbeatAck{
-		Sequence: sequence, Epoch: c.epoch, Formed: c.phase == Formed,
+		Sequence: sequence, Epoch: c.epoch, Formed: c.phase == Formed, Draining: c.draining,
 	}}}
 }
 

@@ -23,6 +23,8 @@
 //     reports a failure ends the epoch for everyone. Survivors keep their
 //     process state and take part in the next epoch.
 //   - What arrives for an epoch that is over is dropped and counted.
+//   - A rank that says that it is not alive (MemberConfig.Alive) takes part in
+//     no epoch until it says that it is.
 //
 // Who holds a rank: a living member keeps it. A newcomer with another
 // incarnation is refused, and tries again, until the holder's stream has broken
@@ -56,11 +58,11 @@ const (
 )
 
 // Defaults of the timing configuration. A lost rank is detected within
-// DefaultHeartbeatTimeout plus one interval.
+// DefaultHeartbeatTimeout plus half an interval, which is under 3 s.
 const (
 	DefaultHeartbeatInterval = 500 * time.Millisecond
 	DefaultHeartbeatTimeout  = 2500 * time.Millisecond
-	DefaultConnectTimeout    = 60 * time.Second
+	DefaultConnectTimeout    = 20 * time.Second
 )
 
 // All addresses every rank in Coordinator.Send.

@@ -472,8 +472,11 @@ func TestWedgedMemberIsDetected(t *testing.T) {
 	c.formed()
 	close(wedged)
 	receive(t, "the wedged rank to be noticed", c.leader.Failed(1))
-	if f := c.leader.Failure(); !strings.Contains(f.Reason, "rank 1 (rank-1) sent no heartbeat for 300ms") {
-		t.Errorf("failure %+v", f)
+	f := c.leader.Failure()
+	for _, want := range []string{"rank 1 (rank-1) sent no heartbeat for 300ms", "epoch 1", "last heartbeat 3"} {
+		if !strings.Contains(f.Reason, want) {
+			t.Errorf("failure %+v does not say %q", f, want)
+		}
 	}
 	c.start(c.config(1)) // A replacement takes over while the old one hangs.
 	c.eventually("the next epoch", func() bool { return c.formed().Epoch >= 2 })
@@ -493,8 +496,43 @@ func TestMemberThatSaysItIsNotAlive(t *testing.T) {
 	set(errors.New("the device fell off the bus"))
 	receive(t, "the epoch to end", c.leader.Failed(1))
 	c.eventually("the reason to be known", func() bool { return strings.Contains(m.State().LastError, "fell off the bus") })
+	// It does not come back to fail the next epoch too.
+	for range 20 {
+		if s := c.leader.Snapshot(); s.Epoch != 1 || s.Ranks[1].Joined {
+			t.Fatalf("the rank is back: %+v", s)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	set(nil)
 	c.eventually("the next epoch", func() bool { return c.formed().Epoch >= 2 })
+}
+
+func TestDrainingIsToldToEveryRank(t *testing.T) {
+	c := newCluster(t, 1, 2)
+	c.startLeader()
+	members := c.startAll()
+	c.formed()
+	for _, draining := range []bool{true, false} {
+		c.leader.SetDraining(draining)
+		for _, m := range members {
+			c.eventually("the ranks to hear of it", func() bool { return m.State().Draining == draining })
+		}
+	}
+}
+
+func TestDescribeNamesRanksAndHeartbeats(t *testing.T) {
+	c := newCluster(t, 1, 2)
+	c.startLeader()
+	members := c.startAll()
+	c.formed()
+	members[2].kill()
+	c.eventually("the rank to be gone", func() bool { return !c.leader.Snapshot().Ranks[2].Joined })
+	got := c.leader.Describe([]int{1, 2})
+	for _, want := range []string{"rank 1 (rank-1, last heartbeat ", "rank 2 (l"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q does not say %q", got, want)
+		}
+	}
 }
 
 func TestOnlyOneProcessHoldsARank(t *testing.T) {
@@ -550,7 +588,7 @@ func TestConnectFailuresAndDelays(t *testing.T) {
 		}
 		m := c.start(cfg)
 		c.eventually("epoch 2", func() bool { return c.formed().Epoch == 2 })
-		if got := receive(t, "OnAbort", m.aborts); got.epoch != 1 || got.reason != "rank 1 not connected within 200ms" {
+		if got := receive(t, "OnAbort", m.aborts); got.epoch != 1 || got.reason != "rank 1 not connected within 200ms (epoch 1)" {
 			t.Errorf("aborted with %+v", got)
 		}
 	})

@@ -33,6 +33,10 @@ const (
 	// windowBytes is the flow-control window: a step of ordinary size is sent
 	// without waiting for the receiver.
 	windowBytes = 4 << 20
+	// dialTimeout bounds one attempt to reach the leader. The kernel repeats an
+	// unanswered SYN after 1, 3 and 7 s; a new attempt finds a network that has
+	// healed sooner.
+	dialTimeout = 1500 * time.Millisecond
 	// maxObservationBytes bounds what the operator reads from a leader.
 	maxObservationBytes = 8 << 20
 )
@@ -215,7 +219,7 @@ func dial(address string, config *tls.Config, maxBytes int) (*grpc.ClientConn, e
 		grpc.WithTransportCredentials(creds),
 		// A dialler of our own keeps proxies of the environment out of the way.
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", target)
+			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", target)
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 		grpc.WithInitialWindowSize(windowBytes),

@@ -48,8 +48,11 @@ type Config struct {
 	// restarted and count from the start); 2 s by default.
 	EpochGrace time.Duration
 	// StepTimeout bounds one step, against a sidecar that hangs; 10 minutes by
-	// default.
+	// default. The sidecar has nearer deadlines of its own.
 	StepTimeout time.Duration
+	// Session tells the engine this process from the one before it, whose
+	// sequences it then releases; random.
+	Session uint64
 	// Metrics is where latencies and counts go; may be nil.
 	Metrics *Metrics
 	// Log is the logger; slog.Default by default.
@@ -87,6 +90,8 @@ type Loop struct {
 	wake chan struct{}
 	// recovery is used by the goroutine of Run alone.
 	recovery recovery
+	// drained asks for a report out of turn.
+	drained chan struct{}
 
 	mu        sync.Mutex
 	scheduler *Scheduler
@@ -96,7 +101,9 @@ type Loop struct {
 	described *agentpb.DescribeResponse
 	unready   string
 	draining  bool
-	recent    recent
+	// inStep is true while the engine runs a step.
+	inStep bool
+	recent recent
 }
 
 // flight is a request on its way and its times.
@@ -116,6 +123,7 @@ func NewLoop(engine Engine, config Config) *Loop {
 		config:    config,
 		log:       config.Log,
 		wake:      make(chan struct{}, 1),
+		drained:   make(chan struct{}, 1),
 		scheduler: NewScheduler(),
 		live:      map[ID]*flight{},
 		unready:   "the sidecar has not answered yet",
@@ -199,17 +207,30 @@ func (l *Loop) Status() Status {
 	}
 }
 
-// Drain refuses new requests from now on; those accepted go on.
+// Drain refuses new requests from now on; those accepted go on. The engine is
+// told, so that other ranks that are told to stop wait for them.
 func (l *Loop) Drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.draining = true
+	select {
+	case l.drained <- struct{}{}:
+	default:
+	}
+}
+
+// Idle is true while no accepted request waits for an answer.
+func (l *Loop) Idle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.live) == 0
 }
 
 // Run drives steps until ctx ends, and then ends every request with an error.
 func (l *Loop) Run(ctx context.Context) {
 	var wait sync.WaitGroup
 	wait.Go(func() { l.report(ctx) })
+	wait.Go(func() { l.watch(ctx) })
 	for ctx.Err() == nil {
 		if !l.ensureReady(ctx) {
 			break
@@ -260,7 +281,10 @@ func (l *Loop) idle(ctx context.Context) {
 func (l *Loop) step(ctx context.Context, req *agentpb.StepRequest) {
 	stepCtx, cancel := context.WithTimeout(ctx, l.config.StepTimeout)
 	started := time.Now()
+	req.Session = l.config.Session
+	l.stepping(true)
 	resp, err := l.engine.Step(stepCtx, req)
+	l.stepping(false)
 	cancel()
 	l.mu.Lock()
 	defer l.mu.Unlock()

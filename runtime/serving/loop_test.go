@@ -261,3 +261,67 @@ func TestReport(t *testing.T) {
 		}
 	})
 }
+
+// hanging is an engine whose steps wait to be let go, and which is not ready
+// meanwhile.
+type hanging struct {
+	*servingtest.Engine
+	began, let chan struct{}
+	sessions   []uint64
+}
+
+func (e *hanging) Step(ctx context.Context, r *agentpb.StepRequest) (*agentpb.StepResponse, error) {
+	e.sessions = append(e.sessions, r.GetSession())
+	if len(e.sessions) == 2 {
+		close(e.began)
+		<-e.let
+	}
+	return e.Engine.Step(ctx, r)
+}
+
+func (e *hanging) Describe(ctx context.Context) (*agentpb.DescribeResponse, error) {
+	d, err := e.Engine.Describe(ctx)
+	select {
+	case <-e.began:
+		select {
+		case <-e.let:
+		default:
+			d.Ready, d.Message = false, "rank 3 is silent"
+		}
+	default:
+	}
+	return d, err
+}
+
+// TestServerIsNotReadyWhileAStepHangs: nobody else would tell, because the loop
+// waits for the step.
+func TestServerIsNotReadyWhileAStepHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &hanging{Engine: servingtest.New(), began: make(chan struct{}), let: make(chan struct{})}
+		l, stop := runLoop(e, serving.Config{Session: 77})
+		defer stop()
+		for !l.Status().Ready {
+			time.Sleep(time.Millisecond)
+		}
+		s, _ := submit(t, l, []int32{1, 2, 3}, 5)
+		<-e.began
+		if !l.Status().Ready || l.Idle() {
+			t.Error("a step that has just begun")
+		}
+		time.Sleep(3 * time.Second)
+		if st := l.Status(); st.Ready || st.Message != "the instance is not ready: rank 3 is silent" {
+			t.Errorf("status %+v", st)
+		}
+		close(e.let)
+		<-s.ended
+		if diff := cmp.Diff(e.Generate([]int32{1, 2, 3}, nil, 5, nil), s.tokens); diff != "" || s.err != nil {
+			t.Errorf("error %v, tokens differ: %s", s.err, diff)
+		}
+		for !l.Status().Ready {
+			time.Sleep(time.Millisecond)
+		}
+		if !l.Idle() || slices.ContainsFunc(e.sessions, func(s uint64) bool { return s != 77 }) {
+			t.Errorf("idle %v, sessions %v", l.Idle(), e.sessions)
+		}
+	})
+}

@@ -123,6 +123,51 @@ func (l *Loop) look(ctx context.Context) bool {
 	return true
 }
 
+func (l *Loop) stepping(now bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inStep = now
+}
+
+// watch looks at the engine while a step runs, so that a sidecar that hangs in
+// one is not called ready. What it finds holds until the step has ended, when
+// the engine is asked again.
+func (l *Loop) watch(ctx context.Context) {
+	ticker := time.NewTicker(l.config.PollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		l.mu.Lock()
+		running := l.inStep
+		l.mu.Unlock()
+		if running {
+			l.watchStep(ctx)
+		}
+	}
+}
+
+// watchTimeout is the answer time of an engine that is not stuck.
+const watchTimeout = 2 * time.Second
+
+func (l *Loop) watchStep(ctx context.Context) {
+	callCtx, cancel := context.WithTimeout(ctx, watchTimeout)
+	defer cancel()
+	d, err := l.engine.Describe(callCtx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !l.inStep || ctx.Err() != nil:
+	case err != nil:
+		l.unready = "the sidecar does not answer: " + status.Convert(err).Message()
+	case !d.GetReady():
+		l.unready = "the instance is not ready: " + d.GetMessage()
+	}
+}
+
 // notReady records why, logging it when it changes. The lock is held.
 func (l *Loop) notReady(message string) bool {
 	if message == "" {

@@ -104,12 +104,13 @@ func (l *Loop) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			callCtx, cancel := context.WithTimeout(ctx, reportInterval)
-			if err := l.engine.ReportServing(callCtx, l.servingReport()); err != nil {
-				l.log.Debug("the sidecar took no report", "error", err)
-			}
-			cancel()
+		case <-l.drained:
 		}
+		callCtx, cancel := context.WithTimeout(ctx, reportInterval)
+		if err := l.engine.ReportServing(callCtx, l.servingReport()); err != nil {
+			l.log.Debug("the sidecar took no report", "error", err)
+		}
+		cancel()
 	}
 }
 
@@ -124,5 +125,6 @@ func (l *Loop) servingReport() *agentpb.ServingReport {
 		TimePerOutputTokenMilliseconds: milliseconds(l.recent.next.median()),
 		TokensPerSecond:                l.recent.tokensPerSecond(time.Now()),
 		KvCacheUsedTokens:              uint32(st.KVTokens), KvCacheTokens: uint32(st.KVCapacity),
+		Draining: l.draining,
 	}
 }

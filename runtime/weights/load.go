@@ -17,6 +17,9 @@ type Options struct {
 	// value) or BF16. Norms, the router and its bias are always F32, because
 	// they are small and routing must not depend on the choice.
 	DType backend.DType
+	// Progress, if set, is called with the name of each tensor before it is
+	// copied.
+	Progress func(tensor string)
 }
 
 // stagingElements is the number of elements converted at a time, so that
@@ -31,6 +34,8 @@ type loader struct {
 	dtype   backend.DType
 	staging []byte
 	buffers []backend.Buffer
+	// progress is Options.Progress, never nil.
+	progress func(tensor string)
 	// quantization is nil unless config.json announces FP8 weights.
 	quantization *model.Quantization
 }
@@ -48,8 +53,12 @@ func newLoader(dev backend.Device, ckpt *Checkpoint, shape *model.Shape, o Optio
 	if err != nil {
 		return nil, fmt.Errorf("stream for loading weights: %w", err)
 	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
 	return &loader{
-		dev: dev, stream: stream, ckpt: ckpt, dtype: o.DType, staging: make([]byte, stagingElements*4), quantization: shape.Quantization,
+		progress: o.Progress,
+		dev:      dev, stream: stream, ckpt: ckpt, dtype: o.DType, staging: make([]byte, stagingElements*4), quantization: shape.Quantization,
 	}, nil
 }
 
@@ -151,6 +160,7 @@ func (l *loader) stack(dst *backend.Matrix, dtype backend.DType, parts []part, c
 // copy converts data to the type of m, a contiguous matrix, and copies it.
 // scales are nil unless data are FP8.
 func (l *loader) copy(name string, m backend.Matrix, data []byte, from backend.DType, scales *blockScales) error {
+	l.progress(name)
 	return guarded(fmt.Sprintf("tensor %q", name), func() error {
 		to := m.DType
 		for done, total := 0, len(data)/from.Size(); done < total; {

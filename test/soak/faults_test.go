@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -281,7 +282,7 @@ func (s *soak) loaded(ctx context.Context, rank, starts int) {
 		p.sidecar.mu.Lock()
 		next := p.sidecar.starts > starts
 		p.sidecar.mu.Unlock()
-		if state, err := p.probe(); next && err == nil && state.Message != loading {
+		if state, err := p.probe(); next && err == nil && !strings.HasPrefix(state.Message, loading) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -247,7 +247,7 @@ type rankState struct {
 	Message string `json:"message"`
 }
 
-// loading is the message of a rank that has not begun to join.
+// loading begins the message of a rank that has not begun to join.
 const loading = "loading the weights"
 
 var prober = &http.Client{Timeout: 500 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}

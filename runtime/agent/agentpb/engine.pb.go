@@ -139,7 +139,10 @@ type DescribeResponse struct {
 	// True in the sidecar of rank 0.
 	Leader bool `protobuf:"varint,15,opt,name=leader,proto3" json:"leader,omitempty"`
 	// Identifies the schedule settings in use, see plan.Instance.ScheduleHash.
-	ScheduleHash  string `protobuf:"bytes,16,opt,name=schedule_hash,json=scheduleHash,proto3" json:"schedule_hash,omitempty"`
+	ScheduleHash string `protobuf:"bytes,16,opt,name=schedule_hash,json=scheduleHash,proto3" json:"schedule_hash,omitempty"`
+	// True on every rank while the leader's server drains: a pod that is told to
+	// stop too should wait, because accepted requests still need its rank.
+	Draining      bool `protobuf:"varint,17,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +287,13 @@ func (x *DescribeResponse) GetScheduleHash() string {
 		return x.ScheduleHash
 	}
 	return ""
+}
+
+func (x *DescribeResponse) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 type Sampling struct {
@@ -463,7 +473,11 @@ type StepRequest struct {
 	Epoch  uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Pieces []*Piece               `protobuf:"bytes,2,rep,name=pieces,proto3" json:"pieces,omitempty"`
 	// Sequences whose KV is freed before the step runs; unknown ones are ignored.
-	Release       []uint64 `protobuf:"varint,3,rep,packed,name=release,proto3" json:"release,omitempty"`
+	Release []uint64 `protobuf:"varint,3,rep,packed,name=release,proto3" json:"release,omitempty"`
+	// Random per client process. When it differs from the step before, all
+	// sequences of the client before are released first: a server that was
+	// restarted knows nothing of them, and numbers its own from the start.
+	Session       uint64 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -517,6 +531,13 @@ func (x *StepRequest) GetRelease() []uint64 {
 		return x.Release
 	}
 	return nil
+}
+
+func (x *StepRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 type TokenLogprob struct {
@@ -909,8 +930,10 @@ type ServingReport struct {
 	TokensPerSecond                float64                `protobuf:"fixed64,6,opt,name=tokens_per_second,json=tokensPerSecond,proto3" json:"tokens_per_second,omitempty"`
 	KvCacheUsedTokens              uint32                 `protobuf:"varint,7,opt,name=kv_cache_used_tokens,json=kvCacheUsedTokens,proto3" json:"kv_cache_used_tokens,omitempty"`
 	KvCacheTokens                  uint32                 `protobuf:"varint,8,opt,name=kv_cache_tokens,json=kvCacheTokens,proto3" json:"kv_cache_tokens,omitempty"`
-	unknownFields                  protoimpl.UnknownFields
-	sizeCache                      protoimpl.SizeCache
+	// True while the server ends its accepted requests before it stops.
+	Draining      bool `protobuf:"varint,9,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServingReport) Reset() {
@@ -999,6 +1022,13 @@ func (x *ServingReport) GetKvCacheTokens() uint32 {
 	return 0
 }
 
+func (x *ServingReport) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 type ServingReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1040,7 +1070,7 @@ var File_runtime_agent_agentpb_engine_proto protoreflect.FileDescriptor
 const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\n" +
 	"\"runtime/agent/agentpb/engine.proto\x12\x0ffindep.agent.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\xcc\x04\n" +
+	"\x0fDescribeRequest\"\xe8\x04\n" +
 	"\x10DescribeResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -1060,7 +1090,8 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x16end_of_sequence_tokens\x18\r \x03(\x05R\x13endOfSequenceTokens\x12\x12\n" +
 	"\x04rank\x18\x0e \x01(\rR\x04rank\x12\x16\n" +
 	"\x06leader\x18\x0f \x01(\bR\x06leader\x12#\n" +
-	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\"\x8d\x01\n" +
+	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\x12\x1a\n" +
+	"\bdraining\x18\x11 \x01(\bR\bdraining\"\x8d\x01\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -1073,11 +1104,12 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x05start\x18\x03 \x01(\rR\x05start\x12\x16\n" +
 	"\x06tokens\x18\x04 \x03(\x05R\x06tokens\x123\n" +
 	"\x06logits\x18\x05 \x01(\x0e2\x1b.findep.agent.v1.LogitsModeR\x06logits\x125\n" +
-	"\bsampling\x18\x06 \x01(\v2\x19.findep.agent.v1.SamplingR\bsampling\"m\n" +
+	"\bsampling\x18\x06 \x01(\v2\x19.findep.agent.v1.SamplingR\bsampling\"\x87\x01\n" +
 	"\vStepRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12.\n" +
 	"\x06pieces\x18\x02 \x03(\v2\x16.findep.agent.v1.PieceR\x06pieces\x12\x18\n" +
-	"\arelease\x18\x03 \x03(\x04R\arelease\">\n" +
+	"\arelease\x18\x03 \x03(\x04R\arelease\x12\x18\n" +
+	"\asession\x18\x04 \x01(\x04R\asession\">\n" +
 	"\fTokenLogprob\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\x05R\x05token\x12\x18\n" +
 	"\alogprob\x18\x02 \x01(\x02R\alogprob\"\xa2\x01\n" +
@@ -1106,7 +1138,7 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\abusiest\x18\b \x03(\v2\x19.findep.agent.v1.KindTimeR\abusiest\"B\n" +
 	"\bKindTime\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\"\n" +
-	"\fmilliseconds\x18\x02 \x01(\x01R\fmilliseconds\"\x83\x03\n" +
+	"\fmilliseconds\x18\x02 \x01(\x01R\fmilliseconds\"\x9f\x03\n" +
 	"\rServingReport\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\rR\arunning\x12\x18\n" +
 	"\awaiting\x18\x02 \x01(\rR\awaiting\x12%\n" +
@@ -1115,7 +1147,8 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\"time_per_output_token_milliseconds\x18\x05 \x01(\x01R\x1etimePerOutputTokenMilliseconds\x12*\n" +
 	"\x11tokens_per_second\x18\x06 \x01(\x01R\x0ftokensPerSecond\x12/\n" +
 	"\x14kv_cache_used_tokens\x18\a \x01(\rR\x11kvCacheUsedTokens\x12&\n" +
-	"\x0fkv_cache_tokens\x18\b \x01(\rR\rkvCacheTokens\"\x17\n" +
+	"\x0fkv_cache_tokens\x18\b \x01(\rR\rkvCacheTokens\x12\x1a\n" +
+	"\bdraining\x18\t \x01(\bR\bdraining\"\x17\n" +
 	"\x15ServingReportResponse*>\n" +
 	"\n" +
 	"LogitsMode\x12\x0f\n" +

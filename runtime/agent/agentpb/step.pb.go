@@ -32,9 +32,12 @@ type StepCommand struct {
 	Pieces  []*Piece               `protobuf:"bytes,3,rep,name=pieces,proto3" json:"pieces,omitempty"`
 	Release []uint64               `protobuf:"varint,4,rep,packed,name=release,proto3" json:"release,omitempty"`
 	// Ask for the times of every task.
-	Trace         bool `protobuf:"varint,5,opt,name=trace,proto3" json:"trace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Trace bool `protobuf:"varint,5,opt,name=trace,proto3" json:"trace,omitempty"`
+	// How long the leader waits for the answer. A rank that is told to let go and
+	// does not within the same time again is wedged.
+	DeadlineMilliseconds uint32 `protobuf:"varint,6,opt,name=deadline_milliseconds,json=deadlineMilliseconds,proto3" json:"deadline_milliseconds,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *StepCommand) Reset() {
@@ -100,6 +103,13 @@ func (x *StepCommand) GetTrace() bool {
 		return x.Trace
 	}
 	return false
+}
+
+func (x *StepCommand) GetDeadlineMilliseconds() uint32 {
+	if x != nil {
+		return x.DeadlineMilliseconds
+	}
+	return 0
 }
 
 // KindDuration sums the tasks of one kind that a rank ran in a step.
@@ -338,13 +348,14 @@ var File_runtime_agent_agentpb_step_proto protoreflect.FileDescriptor
 
 const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\n" +
-	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xb5\x01\n" +
+	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xea\x01\n" +
 	"\vStepCommand\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
 	"\x04plan\x18\x02 \x01(\v2\x1a.findep.agent.v1.PlanInUseR\x04plan\x12.\n" +
 	"\x06pieces\x18\x03 \x03(\v2\x16.findep.agent.v1.PieceR\x06pieces\x12\x18\n" +
 	"\arelease\x18\x04 \x03(\x04R\arelease\x12\x14\n" +
-	"\x05trace\x18\x05 \x01(\bR\x05trace\"\\\n" +
+	"\x05trace\x18\x05 \x01(\bR\x05trace\x123\n" +
+	"\x15deadline_milliseconds\x18\x06 \x01(\rR\x14deadlineMilliseconds\"\\\n" +
 	"\fKindDuration\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05tasks\x18\x02 \x01(\rR\x05tasks\x12\"\n" +

@@ -581,7 +581,9 @@ type HeartbeatAck struct {
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// True while every rank of the epoch heartbeats.
-	Formed        bool `protobuf:"varint,3,opt,name=formed,proto3" json:"formed,omitempty"`
+	Formed bool `protobuf:"varint,3,opt,name=formed,proto3" json:"formed,omitempty"`
+	// True while the leader's server ends its accepted requests before it stops.
+	Draining      bool `protobuf:"varint,4,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,6 +635,13 @@ func (x *HeartbeatAck) GetEpoch() uint64 {
 func (x *HeartbeatAck) GetFormed() bool {
 	if x != nil {
 		return x.Formed
+	}
+	return false
+}
+
+func (x *HeartbeatAck) GetDraining() bool {
+	if x != nil {
+		return x.Draining
 	}
 	return false
 }
@@ -1199,11 +1208,12 @@ const file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc = "" +
 	"\x05Ready\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"'\n" +
 	"\tHeartbeat\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"X\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"t\n" +
 	"\fHeartbeatAck\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06formed\x18\x03 \x01(\bR\x06formed\"Z\n" +
+	"\x06formed\x18\x03 \x01(\bR\x06formed\x12\x1a\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\"Z\n" +
 	"\x05World\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12;\n" +
 	"\amembers\x18\x02 \x03(\v2!.findep.rendezvous.v1.WorldMemberR\amembers\"\x8e\x01\n" +
