@@ -174,7 +174,9 @@ func TestRankThatHangsInAStepIsNotAlive(t *testing.T) {
 		t.Errorf("healthz: %d %s", answer.Code, answer.Body)
 	}
 	close(runner.let)
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("the step succeeded")
+	}
 	if err := w.check(); err != nil {
 		t.Errorf("after it let go: %v", err)
 	}
