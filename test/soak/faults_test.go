@@ -292,17 +292,24 @@ func (s *soak) loaded(ctx context.Context, rank, starts int) {
 // detected is when the first rank that still answers says it is not Ready. It
 // gives up some time after the cause has gone.
 func (s *soak) detected(ctx context.Context, over <-chan struct{}, since func() float64) float64 {
-	for ctx.Err() == nil {
-		for _, p := range s.cluster.pods {
-			if state, err := p.probe(); err == nil && !state.Ready {
-				return since()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	first := make(chan float64, len(s.cluster.pods))
+	for _, p := range s.cluster.pods {
+		go func() {
+			for ; ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+				if state, err := p.probe(); err == nil && !state.Ready {
+					first <- since()
+					return
+				}
 			}
-		}
-		select {
-		case <-over:
-			return -1
-		case <-time.After(10 * time.Millisecond):
-		}
+		}()
+	}
+	select {
+	case at := <-first:
+		return at
+	case <-over:
+	case <-ctx.Done():
 	}
 	return -1
 }
