@@ -55,7 +55,7 @@ CLUSTER_PACKAGES := ./controllers/moedeployment/... ./test/integration/... ./tes
 UNIT_PACKAGES = $$($(GO) list ./... | grep -v -E '/(test/(e2e|integration|env)|controllers/moedeployment)(/|$$)')
 
 .PHONY: test-unit
-test-unit: native ## Unit tests of every package, with the native CPU backend.
+test-unit: native native-recorder ## Unit tests of every package, with the native CPU backend.
 	$(GO) test -tags $(NATIVE_TAGS) $(TEST_FLAGS) $(UNIT_PACKAGES)
 
 .PHONY: test-native

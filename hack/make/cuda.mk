@@ -30,6 +30,11 @@ CUDA_TOOLKIT := $(CUDA_HOME)/bin/nvcc
 # Toolkits call it lib64, wheels lib; known only once they are there.
 CUDA_LIB = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
 
+# Toolkits have no NCCL; where a machine has, its folder can be named.
+CUDA_NCCL_REQUIREMENTS := hack/cuda/requirements-nccl.txt
+CUDA_NCCL ?= $(FINDEP_CACHE)/nccl-$(shell sha256sum $(CUDA_NCCL_REQUIREMENTS) | cut -c1-12)
+CUDA_NCCL_HEADER := $(CUDA_NCCL)/include/nccl.h
+
 # `nice` keeps the compiler from starving whatever else the machine does.
 CUDA_NVCC = nice -n 10 $(CUDA_TOOLKIT)
 CUDA_WARNINGS := -Wall -Wextra -Werror
@@ -65,6 +70,17 @@ $(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: | $(CUDA_REQUIREMENTS)
 	mv $(CUDA_WHEELS).part $(CUDA_WHEELS)
 	touch $@
 
+# The library itself is 400 MB and not needed to build.
+$(CUDA_NCCL_HEADER): | $(CUDA_NCCL_REQUIREMENTS)
+	@echo "Installing NCCL's headers into $(CUDA_NCCL)"
+	rm -rf $(CUDA_NCCL).part
+	python3 -m pip install --disable-pip-version-check --root-user-action ignore --no-deps --no-compile -q \
+		--target $(CUDA_NCCL).part -r $(CUDA_NCCL_REQUIREMENTS)
+	mkdir -p $(CUDA_NCCL)
+	rm -rf $(CUDA_NCCL)/include
+	mv $(CUDA_NCCL).part/nvidia/nccl/include $(CUDA_NCCL)/include
+	rm -rf $(CUDA_NCCL).part
+
 # Objects of other architectures or flags are not up to date.
 $(CUDA_BUILD)/flags: FORCE
 	@mkdir -p $(@D)
@@ -75,9 +91,9 @@ $(CUDA_BUILD)/%.cu.o: %.cu $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
 	@echo "nvcc $<"
 	@$(CUDA_NVCC) $(CUDA_NVCC_FLAGS) $(CUDA_INCLUDES) -c $< -o $@ > $@.log 2>&1 || (cat $@.log; rm -f $@; exit 1)
 
-$(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
+$(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT) $(CUDA_NCCL_HEADER)
 	@mkdir -p $(@D)
-	$(CXX) $(CUDA_CXX_FLAGS) $(CUDA_INCLUDES) -isystem $(CUDA_HOME)/include -c $< -o $@
+	$(CXX) $(CUDA_CXX_FLAGS) $(CUDA_INCLUDES) -isystem $(CUDA_HOME)/include -isystem $(CUDA_NCCL)/include -c $< -o $@
 
 # The CUDA and C++ runtimes are inside and hidden; cuBLAS is found beside the
 # library, where links to the toolkit's stand, or by the loader's path.
@@ -101,9 +117,17 @@ $(CUDA_BUILD)/shim/%.o: % $(CUDA_HEADERS) $(CUDA_SHIM_SOURCES) hack/make/cuda.mk
 
 $(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUILD)/shim/%.o) \
 		$(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o
-	$(CXX) -shared -o $@ $^ -Wl,-z,defs -lpthread
+	$(CXX) -shared -o $@ $^ -Wl,-z,defs -lpthread -ldl
 
-test-cuda-shim: $(CUDA_SHIM) ## Run the conformance suite on the CUDA kernels, on the CPU.
+# In the place of libnccl.so.2, for ranks within one process.
+CUDA_FAKE_NCCL := $(CUDA_BUILD)/libnccl_fake.so
+cuda-shim: $(CUDA_FAKE_NCCL)
+
+$(CUDA_FAKE_NCCL): kernels/tests/cudashim/fakenccl.cc kernels/tests/cudashim/nccl.h
+	@mkdir -p $(@D)
+	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -shared -o $@ $< -lpthread
+
+test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) ## Run the conformance suite on the CUDA kernels, on the CPU.
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) go test -count=1 -tags findep_native -run 'TestCUDAShim' ./runtime/backend/native
 
 test-cuda: $(CUDA_LIBRARY) ## Run the tests of the CUDA backend; without a GPU, that it says so.

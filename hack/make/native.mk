@@ -7,6 +7,9 @@
 #                 needs; link it with -tags findep_native
 #   native-test   the C++ tests under the address, undefined-behaviour and
 #                 thread sanitizers; prints "N passed, N failed"
+#   native-recorder
+#                 build/native/recorder, which says what the CUDA pipeline enqueues;
+#                 the tests of runtime/backend/tasklist and others drive it
 #   native-deps   installs the BLAS and the test library where they are missing
 #
 # Elsewhere than on Debian, set OPENBLAS_LIB to a static single-threaded
@@ -28,7 +31,10 @@ NATIVE_FLAGS := -std=c++17 -fopenmp-simd -fPIC -fvisibility=hidden -Wall -Wextra
 NATIVE_WRAP := --wrap=blas_memory_alloc --wrap=blas_memory_free
 
 NATIVE_SOURCES := $(wildcard kernels/cpu/*.cc kernels/common/*.cc)
-NATIVE_TEST_SOURCES := $(wildcard kernels/tests/*.cc)
+# What of the CUDA backend needs no CUDA: it runs on the recording device.
+NATIVE_PIPELINE_SOURCES := kernels/cuda/pipeline.cc kernels/cuda/pipeline_events.cc kernels/tests/recorder/recorder.cc
+NATIVE_TEST_SOURCES := $(wildcard kernels/tests/*.cc) $(NATIVE_PIPELINE_SOURCES)
+NATIVE_RECORDER_SOURCES := kernels/common/args.cc kernels/tests/recorder/main.cc $(NATIVE_PIPELINE_SOURCES)
 NATIVE_OBJECTS := $(NATIVE_SOURCES:%.cc=$(NATIVE_BUILD)/%.o)
 NATIVE_LIBRARY := $(NATIVE_BUILD)/libfindep_cpu.a
 # Go does not notice that a library it links has changed; this header does.
@@ -39,7 +45,10 @@ NATIVE_TSAN := $(NATIVE_BUILD)/tsan
 NATIVE_ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all
 NATIVE_TSAN_FLAGS := -fsanitize=thread
 
-.PHONY: native native-test native-deps native-clean
+# With the same sanitizers as the tests, since it reads what the tests break.
+NATIVE_RECORDER := $(NATIVE_BUILD)/recorder
+
+.PHONY: native native-test native-recorder native-deps native-clean
 
 native: $(NATIVE_LIBRARY) $(NATIVE_HASH) ## Build the CPU backend (build/native/libfindep_cpu.a).
 
@@ -87,6 +96,11 @@ $(NATIVE_ASAN)/tests: $(NATIVE_SOURCES:%.cc=$(NATIVE_ASAN)/%.o) $(NATIVE_TEST_SO
 
 $(NATIVE_TSAN)/tests: $(NATIVE_SOURCES:%.cc=$(NATIVE_TSAN)/%.o) $(NATIVE_TEST_SOURCES:%.cc=$(NATIVE_TSAN)/%.o)
 	$(NATIVE_CXX) $(NATIVE_TSAN_FLAGS) -o $@ $^ $(OPENBLAS_LIB) $(NATIVE_WRAP:%=-Wl,%) -lgtest -lpthread -lm
+
+native-recorder: $(NATIVE_RECORDER) ## Build the recorder of what the CUDA pipeline enqueues.
+
+$(NATIVE_RECORDER): $(NATIVE_RECORDER_SOURCES:%.cc=$(NATIVE_ASAN)/%.o)
+	$(NATIVE_CXX) $(NATIVE_ASAN_FLAGS) -o $@ $^
 
 native-test: $(NATIVE_ASAN)/tests $(NATIVE_TSAN)/tests ## Run the C++ tests under sanitizers.
 	@echo "== thread sanitizer"

@@ -234,6 +234,8 @@ extern "C" const findep_backend* findep_backend_cpu(void) {
       scatter_rows,       gather_rows,            attention,     router,             dispatch,
       group_experts,      expert_mlp,             combine_rows,  swiglu,             add,
       submit,
+      // Pipelines are for devices that run on their own.
+      nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
   };
   return &table;
 }

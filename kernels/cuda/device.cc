@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "cuda/internal.h"
+#include "cuda/pipeline_cuda.h"
 
 namespace findep {
 
@@ -27,7 +28,7 @@ int count_devices() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorNoDevice) return 0;
   if (status == cudaErrorInsufficientDriver) {
-    FINDEP_FAIL(FINDEP_VERSION_MISMATCH,
+    FINDEP_FAIL(FINDEP_DRIVER_TOO_OLD,
                 "the NVIDIA driver supports CUDA %d.%d but this library was built with CUDA %d.%d: update the driver",
                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   }
@@ -82,6 +83,7 @@ findep_status device_close(findep_device* device, findep_error* error) {
     const int64_t objects = device->objects.load();
     FINDEP_REQUIRE(objects == 0, "%lld buffers, streams or events of the device are not freed",
                    static_cast<long long>(objects));
+    if (device->pool_memory != nullptr && cudaSetDevice(device->index) == cudaSuccess) cudaFree(device->pool_memory);
     delete device;
   });
 }
@@ -108,6 +110,14 @@ int32_t supports(findep_device*, findep_op op, findep_dtype weight) {
   }
 }
 
+void release_memory(findep_device& device, void* data, bool pooled) {
+  if (pooled) {
+    device.pool->give(static_cast<uint64_t>(static_cast<char*>(data) - static_cast<char*>(device.pool_memory)));
+  } else {
+    cudaFree(data);
+  }
+}
+
 findep_status buffer_alloc(findep_device* device, int64_t bytes, findep_buffer** buffer, findep_error* error) {
   return reporting(error, [&] {
     FINDEP_REQUIRE(device != nullptr && buffer != nullptr, "device or buffer is NULL");
@@ -120,13 +130,18 @@ findep_status buffer_alloc(findep_device* device, int64_t bytes, findep_buffer**
     use(*device);
     void* data = nullptr;
     const size_t size = static_cast<size_t>(bytes > 0 ? bytes : 1);
-    FINDEP_CUDA(cudaMalloc(&data, size));
+    const bool pooled = device->pool != nullptr;
+    if (pooled) {
+      data = static_cast<char*>(device->pool_memory) + device->pool->take(size);
+    } else {
+      FINDEP_CUDA(cudaMalloc(&data, size));
+    }
     cudaError_t status = cudaMemset(data, 0, size);
     // Streams of this backend do not wait for the default stream.
     if (status == cudaSuccess) status = cudaStreamSynchronize(nullptr);
-    findep_buffer* made = status == cudaSuccess ? new (std::nothrow) findep_buffer{device, data, bytes} : nullptr;
+    findep_buffer* made = status == cudaSuccess ? new (std::nothrow) findep_buffer{device, data, bytes, pooled} : nullptr;
     if (made == nullptr) {
-      cudaFree(data);
+      release_memory(*device, data, pooled);
       FINDEP_CUDA(status);
       throw std::bad_alloc();
     }
@@ -138,7 +153,7 @@ findep_status buffer_alloc(findep_device* device, int64_t bytes, findep_buffer**
 void buffer_free(findep_buffer* buffer) {
   if (buffer == nullptr) return;
   // A failure here is one of earlier work, which the stream reports.
-  if (cudaSetDevice(buffer->device->index) == cudaSuccess) cudaFree(buffer->data);
+  if (cudaSetDevice(buffer->device->index) == cudaSuccess) release_memory(*buffer->device, buffer->data, buffer->pooled);
   --buffer->device->objects;
   delete buffer;
 }
@@ -300,9 +315,13 @@ const findep_backend kTable = {
     scatter_rows,       gather_rows,            attention,     router,             dispatch,
     group_experts,      expert_mlp,             combine_rows,  swiglu,             add,
     submit,
+    pool_reserve,       pipeline_ids,           pipeline_open, pipeline_run,       pipeline_wait, pipeline_cancel,
+    pipeline_close,
 };
 
 }  // namespace
+
+const findep_backend& cuda_table() { return kTable; }
 
 }  // namespace findep
 

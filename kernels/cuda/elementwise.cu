@@ -65,7 +65,7 @@ void require_kernel_image(const findep_device& device) {
   const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(add_kernel));
   if (status == cudaSuccess) return;
   cudaGetLastError();
-  FINDEP_FAIL(FINDEP_UNSUPPORTED, "no kernel image for %s (%s): build the library for its compute capability",
+  FINDEP_FAIL(FINDEP_NO_KERNEL_IMAGE, "no kernel image for %s (%s): build the library for its compute capability",
               device.name, cudaGetErrorName(status));
 }
 

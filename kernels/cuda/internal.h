@@ -19,22 +19,28 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 
 #include "common/operations.h"
+#include "cuda/pool.h"
 
 struct findep_device {
   int index = 0;
   int64_t memory_bytes = 0;
   char name[128] = {};
   std::atomic<int64_t> objects{0};
+  // What pool_reserve took; buffers are cut from it while it is there.
+  std::unique_ptr<findep::Pool> pool;
+  void* pool_memory = nullptr;
 };
 
 struct findep_buffer {
   findep_device* device;
   void* data;
   int64_t bytes;
+  bool pooled;
 };
 
 struct findep_event {

@@ -13,11 +13,11 @@ findep_status status_of(cudaError_t status) {
     case cudaErrorMemoryAllocation: return FINDEP_OUT_OF_MEMORY;
     case cudaErrorNoDevice:
     case cudaErrorInvalidDevice: return FINDEP_NO_DEVICE;
-    case cudaErrorInsufficientDriver:
+    case cudaErrorInsufficientDriver: return FINDEP_DRIVER_TOO_OLD;
     case cudaErrorSystemDriverMismatch:
     case cudaErrorCompatNotSupportedOnDevice: return FINDEP_VERSION_MISMATCH;
     case cudaErrorNoKernelImageForDevice:
-    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorUnsupportedPtxVersion: return FINDEP_NO_KERNEL_IMAGE;
     case cudaErrorNotSupported: return FINDEP_UNSUPPORTED;
     // After these every call of the process fails until it starts again.
     case cudaErrorIllegalAddress:

@@ -10,8 +10,9 @@
 //
 // which returns its table, or NULL and an error when it cannot serve that ABI
 // version. The runtime compares abi_version for equality and uses an entry
-// only if struct_size covers it, so entries may be appended within a version.
-// Argument structures and numbers change only together with the version.
+// only if struct_size covers it, so entries may be appended within a version,
+// and so may statuses. Argument structures and numbers change only together
+// with the version.
 //
 // Rules for every function
 //   - It returns findep_status, never aborts, never lets an exception out and
@@ -64,7 +65,14 @@ enum {
   FINDEP_VERSION_MISMATCH = 5,  // of the ABI, a driver or a library
   FINDEP_CANCELLED = 6,         // an event was cancelled while waited for
   FINDEP_DEVICE_LOST = 7,       // the device needs to be opened again
-  FINDEP_INTERNAL = 8           // a defect in the backend
+  FINDEP_INTERNAL = 8,          // a defect in the backend
+  FINDEP_MEMORY_EXCEEDED = 9,   // a plan needs more than the device's pool has
+  FINDEP_NO_KERNEL_IMAGE = 10,  // the library has no code for the device's architecture
+  FINDEP_DRIVER_TOO_OLD = 11,   // for the library
+  FINDEP_NO_LIBRARY = 12,       // a library needed at run time is absent
+  FINDEP_COMM_VERSION = 13,     // ranks have different versions of a communication library
+  FINDEP_COMM_FAILED = 14,      // a peer or a link failed
+  FINDEP_TIMED_OUT = 15         // a step or a connection did not end in time
 };
 
 typedef uint32_t findep_dtype;
@@ -109,6 +117,7 @@ typedef struct findep_device findep_device;
 typedef struct findep_buffer findep_buffer;
 typedef struct findep_stream findep_stream;
 typedef struct findep_event findep_event;
+typedef struct findep_pipeline findep_pipeline;
 
 typedef struct findep_error {
   findep_status status;
@@ -276,6 +285,14 @@ typedef struct findep_command {
   const void* args;
 } findep_command;
 
+// What a pipeline needs to meet its peers.
+typedef struct findep_pipeline_config {
+  int32_t rank, world;
+  const void* ids;  // what pipeline_ids gave on the leader, for this epoch
+  int64_t ids_bytes;
+  int64_t timeout_ms;  // for meeting the peers
+} findep_pipeline_config;
+
 // ---- the table -------------------------------------------------------------
 
 typedef struct findep_backend {
@@ -338,7 +355,31 @@ typedef struct findep_backend {
   // (optional) Issues a whole task list in one call; stops at the first
   // command that fails. *done, if given, is the number that did not.
   findep_status (*submit)(findep_stream* stream, const findep_command* commands, int64_t count, int64_t* done);
+
+  // (optional, all or none) Pipelines run whole steps of one rank: a list (see
+  // kernels/common/tasklist.h) is enqueued in one call, transfers between ranks
+  // included. One thread at a time uses a pipeline; pipeline_cancel may be
+  // called from any.
+
+  // Takes memory that every later buffer of the device is cut from, until the
+  // device is closed; a buffer that no longer fits is FINDEP_MEMORY_EXCEEDED.
+  // Zero bytes give it back, if no buffer is left in it.
+  findep_status (*pool_reserve)(findep_device* device, int64_t bytes, findep_error* error);
+  // Makes the ids by which the ranks of one epoch meet; *bytes is the room in
+  // ids and then what is used of it, at most FINDEP_IDS_BYTES.
+  findep_status (*pipeline_ids)(findep_device* device, void* ids, int64_t* bytes, findep_error* error);
+  // Meets the peers; returns when all have called it, or fails in time.
+  findep_status (*pipeline_open)(findep_device* device, const findep_pipeline_config* config, findep_pipeline** pipeline, findep_error* error);
+  // Checks a list, with the buffers that its numbers stand for, and enqueues it.
+  findep_status (*pipeline_run)(findep_pipeline* pipeline, const void* list, int64_t bytes, findep_buffer* const* buffers, int64_t count, findep_error* error);
+  // Returns when the list has run. After any failure the pipeline can only be
+  // closed.
+  findep_status (*pipeline_wait)(findep_pipeline* pipeline, int64_t timeout_ms, findep_error* error);
+  void (*pipeline_cancel)(findep_pipeline* pipeline);
+  void (*pipeline_close)(findep_pipeline* pipeline);
 } findep_backend;
+
+#define FINDEP_IDS_BYTES 1024
 
 // The backend in libfindep_cpu.
 const findep_backend* findep_backend_cpu(void);

@@ -72,7 +72,8 @@ enum cudaError_t {
   cudaErrorNvlinkUncorrectable,
   cudaErrorContained,
   cudaErrorAssert,
-  cudaErrorDevicesUnavailable
+  cudaErrorDevicesUnavailable,
+  cudaErrorNotReady
 };
 
 typedef struct cudaShimStream* cudaStream_t;
@@ -110,6 +111,18 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+
+// What runs at once cannot be captured.
+typedef struct cudaShimGraph* cudaGraph_t;
+typedef struct cudaShimGraphExec* cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { return cudaErrorNotSupported; }
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) { return cudaErrorNotSupported; }
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+inline cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 
 namespace cuda_shim {
 

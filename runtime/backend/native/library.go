@@ -107,8 +107,8 @@ var (
 	ErrOutOfMemory     = errors.New("out of memory")
 	ErrNoDevice        = errors.New("no device")
 	ErrVersionMismatch = errors.New("version mismatch")
-	ErrCancelled       = errors.New("cancelled")
-	ErrDeviceLost      = errors.New("device lost")
+	ErrCancelled       = backend.ErrCancelled
+	ErrDeviceLost      = backend.ErrDeviceLost
 	ErrInternal        = errors.New("internal error")
 )
 

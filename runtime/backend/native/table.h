@@ -98,6 +98,34 @@ static inline const findep_backend* call_open(void* symbol, findep_error* e) {
   return ((findep_backend_open_fn)symbol)(FINDEP_ABI_VERSION, e);
 }
 
+// The entries of pipelines are there together or not at all.
+static inline int has_pipelines(const findep_backend* t) {
+  return t->struct_size >= offsetof(findep_backend, pipeline_close) + sizeof(t->pipeline_close) && t->pipeline_open != NULL;
+}
+static inline findep_status call_pool_reserve(const findep_backend* t, findep_device* d, int64_t n, findep_error* e) {
+  return t->pool_reserve(d, n, e);
+}
+static inline findep_status call_pipeline_ids(const findep_backend* t, findep_device* d, void* ids, int64_t* n,
+                                              findep_error* e) {
+  return t->pipeline_ids(d, ids, n, e);
+}
+static inline findep_status call_pipeline_open(const findep_backend* t, findep_device* d, int32_t rank, int32_t world,
+                                               const void* ids, int64_t n, int64_t timeout, findep_pipeline** p,
+                                               findep_error* e) {
+  const findep_pipeline_config config = {rank, world, ids, n, timeout};
+  return t->pipeline_open(d, &config, p, e);
+}
+static inline findep_status call_pipeline_run(const findep_backend* t, findep_pipeline* p, const void* list, int64_t n,
+                                              findep_buffer* const* buffers, int64_t count, findep_error* e) {
+  return t->pipeline_run(p, list, n, buffers, count, e);
+}
+static inline findep_status call_pipeline_wait(const findep_backend* t, findep_pipeline* p, int64_t timeout,
+                                               findep_error* e) {
+  return t->pipeline_wait(p, timeout, e);
+}
+static inline void call_pipeline_cancel(const findep_backend* t, findep_pipeline* p) { t->pipeline_cancel(p); }
+static inline void call_pipeline_close(const findep_backend* t, findep_pipeline* p) { t->pipeline_close(p); }
+
 // Every entry up to `submit` belongs to the first version of the table.
 static inline size_t least_table_size(void) { return offsetof(findep_backend, submit); }
 

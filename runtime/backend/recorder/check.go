@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recorder
+
+import (
+	"fmt"
+
+	"github.com/findep/findep-operator/runtime/backend/tasklist"
+)
+
+// Check records the lists of all ranks of one step and examines them as the
+// package comment says. It returns the records' world.
+func (p *Program) Check(lists [][]byte) (*World, error) {
+	traces := make([]*Trace, len(lists))
+	for rank, list := range lists {
+		text, err := p.Record(list)
+		if err != nil {
+			return nil, fmt.Errorf("rank %d: %w", rank, err)
+		}
+		if traces[rank], err = Parse(text); err != nil {
+			return nil, fmt.Errorf("rank %d: %w", rank, err)
+		}
+		decoded, err := tasklist.Decode(list)
+		if err != nil {
+			return nil, fmt.Errorf("rank %d: %w", rank, err)
+		}
+		if err := CheckWaits(TasksOf(decoded), traces[rank]); err != nil {
+			return nil, fmt.Errorf("rank %d: %w", rank, err)
+		}
+	}
+	return CheckWorld(traces)
+}
+
+// TasksOf is the tasks of a list without their operations.
+func TasksOf(l *tasklist.List) []tasklist.Task {
+	tasks := make([]tasklist.Task, len(l.Tasks))
+	for i := range l.Tasks {
+		tasks[i] = l.Tasks[i].Task
+	}
+	return tasks
+}
+
+// CheckWorld examines the records of all ranks together: transfers that fit
+// each other, no deadlock, no race.
+func CheckWorld(traces []*Trace) (*World, error) {
+	w, err := NewWorld(traces)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Run(); err != nil {
+		return nil, err
+	}
+	return w, w.CheckMemory()
+}
