@@ -91,6 +91,10 @@ type AttentionRank struct {
 	starts    []int32
 	sent, got [][]byte
 	sampler   sampling.Sampler
+
+	// For steps on a pipeline.
+	listed   listed
+	exchange exchange
 }
 
 // peerLinks are the two directions to one peer.
@@ -198,7 +202,13 @@ func (a *AttentionRank) Run(ctx context.Context, step *Step, mesh transport.Mesh
 	if err := a.prepare(step, mesh); err != nil {
 		return a.refuse(step, mesh, err)
 	}
-	result, err := a.run(ctx, step)
+	var result Result
+	var err error
+	if p, ok := mesh.(Pipelined); ok {
+		result, err = a.listAttention(ctx, step, p.Pipeline())
+	} else {
+		result, err = a.run(ctx, step)
+	}
 	if err != nil {
 		return Result{}, a.wrap(step, err)
 	}

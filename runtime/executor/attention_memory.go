@@ -323,6 +323,10 @@ func (a *AttentionRank) batchArguments(b *batch, at *[7]int) error {
 		m.host = append(m.host, int32(a.pieces[s.Piece].Start+s.To))
 		widest = max(widest, len(a.cache.Blocks(a.pieces[s.Piece].Sequence)))
 	}
+	if _, ok := a.mesh.(Pipelined); ok {
+		// So that the list, and its graph, stay the same while contexts grow.
+		widest = powerOfTwo(widest)
+	}
 	place(5)
 	for _, s := range b.slices {
 		blocks := a.cache.Blocks(a.pieces[s.Piece].Sequence)

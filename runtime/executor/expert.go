@@ -71,6 +71,10 @@ type ExpertRank struct {
 	// interface methods would be allocated at each call.
 	headers   []transport.Header
 	got, sent [][]byte
+
+	// For steps on a pipeline.
+	listed listed
+	intake *intake
 }
 
 // slot holds the rows of one segment from all attention ranks, in rank order.
@@ -139,6 +143,11 @@ func (e *ExpertRank) Close() {
 	for _, a := range []*array{e.groupStart, e.groupRow, e.groupWeight, e.workspace} {
 		a.free()
 	}
+	if e.intake != nil {
+		for _, a := range e.intake.arrays() {
+			a.free()
+		}
+	}
 }
 
 // Run runs the rank's part of a step over the mesh, which it aborts when the
@@ -152,11 +161,16 @@ func (e *ExpertRank) Run(ctx context.Context, step *Step, mesh transport.Mesh) (
 	if e.links, err = connect(e.links, mesh, 0, e.config.AttentionRanks); err != nil {
 		return e.refuse(step, mesh, err)
 	}
-	for len(e.slots) < e.schedule.MicroBatches*e.schedule.Segments {
-		e.slots = append(e.slots, newSlot(e.config.Device, e.shape.HiddenSize))
-	}
 	e.load = make([]uint64, e.local)
-	result, err := e.run(ctx, step)
+	var result Result
+	if p, ok := mesh.(Pipelined); ok {
+		result, err = e.listExperts(ctx, step, p.Pipeline())
+	} else {
+		for len(e.slots) < e.schedule.MicroBatches*e.schedule.Segments {
+			e.slots = append(e.slots, newSlot(e.config.Device, e.shape.HiddenSize))
+		}
+		result, err = e.run(ctx, step)
+	}
 	if err != nil {
 		return Result{}, e.wrap(step, err)
 	}

@@ -33,6 +33,11 @@ func (a *AttentionRank) head(b *batch) error {
 	if err := a.combine(b); err != nil {
 		return err
 	}
+	return a.logitsOf(b)
+}
+
+// logitsOf computes what head does of a finished residual stream.
+func (a *AttentionRank) logitsOf(b *batch) error {
 	for from := 0; from < len(b.headTargets); from += headBlock {
 		to := min(from+headBlock, len(b.headTargets))
 		if err := a.headRows(b, from, to); err != nil {

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package executor
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/backend/tasklist"
+	"github.com/findep/findep-operator/runtime/schedule"
+	"github.com/findep/findep-operator/runtime/transport"
+)
+
+// Pipelined is a mesh whose device moves the rows itself. A rank that gets one
+// does not walk the schedule: it writes it down as a task list, which the device
+// runs, transfers included, after a single call. Aborting the mesh must cancel
+// the pipeline.
+type Pipelined interface {
+	transport.Mesh
+	Pipeline() backend.Pipeline
+}
+
+// listTimeout bounds one step on a pipeline. It is below the leader's own limit,
+// so that the rank that hangs is the one that says so.
+const listTimeout = 90 * time.Second
+
+// listed is what a rank keeps for its task lists.
+type listed struct {
+	encoder tasklist.Encoder
+	// tasks are those of the schedule they were made for.
+	tasks    []tasklist.Task
+	schedule *schedule.Schedule
+	parts    []tasklist.Part
+}
+
+// local returns the rank's tasks of a schedule, made once while it stays.
+func (l *listed) local(s *schedule.Schedule, attention bool) []tasklist.Task {
+	if l.schedule != s {
+		l.tasks, l.schedule = tasklist.Local(s, attention), s
+	}
+	return l.tasks
+}
+
+// runList enqueues a list and waits for its end. The step's context cancels it.
+func (e *engine) runList(ctx context.Context, p backend.Pipeline, list []byte, buffers []backend.Buffer) error {
+	stop := context.AfterFunc(ctx, p.Cancel)
+	defer stop()
+	err := p.Run(list, buffers)
+	if err == nil {
+		err = p.Wait(listTimeout)
+	}
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	e.fail(err)
+	return err
+}
+
+// identity names a list: its plan, and the tokens of the batch. Steps of single
+// tokens come again and again and are worth a graph; prompts are not.
+func identity(step *Step, rank int) tasklist.Identity {
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, rank, step.Plan) // It never fails.
+	id := tasklist.Identity{Plan: h.Sum64(), Capture: true}
+	for _, pieces := range step.Pieces {
+		for i := range pieces {
+			id.Bucket += uint32(len(pieces[i].Tokens))
+			id.Capture = id.Capture && len(pieces[i].Tokens) == 1
+		}
+	}
+	id.Capture = id.Capture && id.Bucket > 0
+	return id
+}
+
+// result is a step's without times of its tasks, which the host does not see.
+func (e *engine) result(origin int64) Result {
+	return Result{Started: origin, Nanoseconds: e.now() - origin}
+}
+
+// powerOfTwo is the smallest one that is at least n.
+func powerOfTwo(n int) int {
+	p := 1
+	for p < n {
+		p *= 2
+	}
+	return p
+}
