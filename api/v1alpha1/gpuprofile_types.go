@@ -60,6 +60,11 @@ type GPUProfileSpec struct {
 	// +required
 	Attention ComputeModel `json:"attention,omitzero"`
 
+	// decodeAttention is the same in decode, per multiply-accumulate of the
+	// absorbed form where the model has one. Default: attention.
+	// +optional
+	DecodeAttention *ComputeModel `json:"decodeAttention,omitempty"`
+
 	// memory is the time of reading weights and KV cache. Default: reading takes
 	// no time.
 	// +optional

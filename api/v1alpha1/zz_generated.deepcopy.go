@@ -117,6 +117,11 @@ func (in *GPUProfileSpec) DeepCopyInto(out *GPUProfileSpec) {
 		**out = **in
 	}
 	out.Attention = in.Attention
+	if in.DecodeAttention != nil {
+		in, out := &in.DecodeAttention, &out.DecodeAttention
+		*out = new(ComputeModel)
+		**out = **in
+	}
 	if in.Memory != nil {
 		in, out := &in.Memory, &out.Memory
 		*out = new(TransferModel)

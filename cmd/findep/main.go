@@ -26,6 +26,7 @@ const (
 	exitFailure    = 1
 	exitUsage      = 2
 	exitInfeasible = 3
+	exitPoorFit    = 4
 )
 
 // usageError marks bad input of the user.
@@ -51,11 +52,14 @@ func exitCode(err error) int {
 	var infeasible infeasibleError
 	var input cluster.BadInput
 	var unfit cluster.Infeasible
+	var poor poorFitError
 	switch {
 	case errors.As(err, &usage), errors.As(err, &input):
 		return exitUsage
 	case errors.As(err, &infeasible), errors.As(err, &unfit):
 		return exitInfeasible
+	case errors.As(err, &poor):
+		return exitPoorFit
 	}
 	return exitFailure
 }
@@ -69,7 +73,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow(),
+	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow(), newCalibrate(),
 		cluster.NewPlan(), cluster.NewStatus(printDeployment), cluster.NewRollout())
 	return root
 }

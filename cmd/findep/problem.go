@@ -37,7 +37,7 @@ const problemFormat = `FILE is YAML or JSON ("-" is standard input) in one of tw
 the stage times from a model and GPU profiles:
 
   model: {name: deepseek-ai/DeepSeek-V2}        # or config: path or contents of a config.json
-  profile: {name: h20, link: rdma-400g}         # or inline: {...}, or {attention: ..., expert: ...}
+  profile: {name: h20, link: rdma-400g}         # or inline: {...}, or file: a GPUProfile, or {attention: ..., expert: ...}
   gpus: {attention: 3, expert: 5}               # or {total: 8} to choose the split
   workload: {phase: Prefill, sequenceTokens: 2048, contextTokens: 4096, batch: 12}
   limits: {samplesInFlight: 4, maxMicroBatch: 2, makespanMilliseconds: 800}
@@ -244,7 +244,7 @@ func parseModelForm(data []byte, dir string) (*job, error) {
 	if j.instance.Shape, err = f.Model.shape(dir); err != nil {
 		return nil, err
 	}
-	if j.instance.Profiles, err = parseProfiles(f.Profile); err != nil {
+	if j.instance.Profiles, err = parseProfiles(f.Profile, dir); err != nil {
 		return nil, err
 	}
 	if j.split, j.total, err = f.GPUs.split(); err != nil {

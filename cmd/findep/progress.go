@@ -14,6 +14,8 @@ type progressBar struct {
 	out         io.Writer
 	total, done int
 	drawn       int
+	// label, if set, says before the bar what is done.
+	label string
 }
 
 const progressWidth = 40
@@ -25,7 +27,14 @@ func (b *progressBar) step() {
 		return
 	}
 	b.drawn = filled
-	_, _ = fmt.Fprintf(b.out, "\r[%s%s] %d/%d", strings.Repeat("#", filled), strings.Repeat(".", progressWidth-filled), b.done, b.total)
+	_, _ = fmt.Fprintf(b.out, "\r%s[%s%s] %d/%d", b.prefix(), strings.Repeat("#", filled), strings.Repeat(".", progressWidth-filled), b.done, b.total)
+}
+
+func (b *progressBar) prefix() string {
+	if b.label == "" {
+		return ""
+	}
+	return fmt.Sprintf("%-16s", b.label)
 }
 
 // end leaves the cursor on a new line if anything was drawn.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -205,10 +206,50 @@ func Convert(p *v1alpha1.GPUProfile) *profile.Profile {
 	if s.GroupedGEMM != nil {
 		out.GroupedGEMM = compute(*s.GroupedGEMM)
 	}
+	if s.DecodeAttention != nil {
+		out.DecodeAttention = compute(*s.DecodeAttention)
+	}
 	if s.Memory != nil {
 		out.Memory = transfer("memory", *s.Memory)
 	}
 	return out
+}
+
+// Unconvert turns a profile into the spec of an API object, rounded to its
+// integers. It is the inverse of Convert but for names and qualities of fits.
+func Unconvert(p *profile.Profile) v1alpha1.GPUProfileSpec {
+	whole := func(v float64) int64 { return max(0, int64(math.Round(v))) }
+	compute := func(c profile.Compute) v1alpha1.ComputeModel {
+		return v1alpha1.ComputeModel{
+			AlphaNanoseconds:      whole(c.AlphaMicroseconds * 1e3),
+			PicosecondsPerGigaMAC: max(1, whole(c.MicrosecondsPerGigaMAC*1e6)),
+		}
+	}
+	transfer := func(t profile.Transfer) v1alpha1.TransferModel {
+		return v1alpha1.TransferModel{
+			AlphaNanoseconds:       whole(t.AlphaMicroseconds * 1e3),
+			PicosecondsPerMegabyte: max(1, whole(t.MicrosecondsPerMegabyte*1e6)),
+		}
+	}
+	s := v1alpha1.GPUProfileSpec{
+		Quality: v1alpha1.ProfileDatasheet, Source: p.Source,
+		MemoryBytes: p.MemoryBytes, UsableMemoryPermille: int32(p.UsableMemoryPermille), ReservedBytes: p.ReservedBytes,
+		GEMM: compute(p.GEMM), Attention: compute(p.Attention), Link: transfer(p.Link),
+	}
+	if p.Calibrated {
+		s.Quality = v1alpha1.ProfileMeasured
+	}
+	grouped := compute(p.GroupedGEMM)
+	s.GroupedGEMM = &grouped
+	if p.DecodeAttention != (profile.Compute{}) {
+		decode := compute(p.DecodeAttention)
+		s.DecodeAttention = &decode
+	}
+	if p.Memory != (profile.Transfer{}) {
+		memory := transfer(p.Memory)
+		s.Memory = &memory
+	}
+	return s
 }
 
 // ProfileJSON encodes the profiles for the instance's configuration.

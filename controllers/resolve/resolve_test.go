@@ -8,10 +8,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/profile"
 	"github.com/findep/findep-operator/test/wrappers"
 )
 
@@ -313,5 +315,27 @@ func TestMemoryOverride(t *testing.T) {
 				t.Error("not deterministic:", cmp.Diff(r, again))
 			}
 		})
+	}
+}
+
+// Unconvert loses names and the quality of fits, and nothing else.
+func TestConvertReadsWhatUnconvertWrote(t *testing.T) {
+	for _, name := range profile.Presets() {
+		want, err := profile.Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.DecodeAttention = profile.Compute{AlphaMicroseconds: 1.5, MicrosecondsPerGigaMAC: 7}
+		want.Calibrated = true
+		g := v1alpha1.GPUProfile{Spec: resolve.Unconvert(want)}
+		g.Name = want.Name
+		want.Memory.Name, want.Link.Name = "memory", "link"
+		if diff := cmp.Diff(want, resolve.Convert(&g), cmpopts.EquateApprox(1e-6, 0)); diff != "" {
+			t.Errorf("%s (-preset +read back):\n%s", name, diff)
+		}
+	}
+	least := resolve.Unconvert(&profile.Profile{})
+	if least.GEMM.PicosecondsPerGigaMAC != 1 || least.Link.PicosecondsPerMegabyte != 1 || least.Memory != nil || least.DecodeAttention != nil {
+		t.Errorf("an empty profile becomes %+v, want the least slopes that the API allows", least)
 	}
 }

@@ -39,6 +39,10 @@ type Profile struct {
 	GEMM        Compute `json:"gemm"`
 	GroupedGEMM Compute `json:"groupedGEMM"`
 	Attention   Compute `json:"attention"`
+	// DecodeAttention is the core of one layer in decode, per multiply-accumulate
+	// of the absorbed form where the model has one; the zero value means that it
+	// takes the same time per multiply-accumulate as Attention.
+	DecodeAttention Compute `json:"decodeAttention,omitzero"`
 	// Memory is reading device memory: weights and KV cache in decode.
 	Memory Transfer `json:"memory"`
 	// Link is one transfer between the groups, per GPU and direction.
@@ -65,6 +69,14 @@ type Transfer struct {
 	MicrosecondsPerMegabyte float64 `json:"microsecondsPerMegabyte"`
 	// RSquared is the quality of the fit; 0 when it was not fitted.
 	RSquared float64 `json:"rSquared,omitempty"`
+}
+
+// Decode is the attention core in decode.
+func (p *Profile) Decode() Compute {
+	if p.DecodeAttention == (Compute{}) {
+		return p.Attention
+	}
+	return p.DecodeAttention
 }
 
 // AlphaMilliseconds is the intercept in the solver's unit.
@@ -131,6 +143,7 @@ func (p *Profile) Validate() error {
 		{"gemm.microsecondsPerGigaMAC", p.GEMM.MicrosecondsPerGigaMAC},
 		{"groupedGEMM.microsecondsPerGigaMAC", p.GroupedGEMM.MicrosecondsPerGigaMAC},
 		{"attention.microsecondsPerGigaMAC", p.Attention.MicrosecondsPerGigaMAC},
+		{"decodeAttention.microsecondsPerGigaMAC", p.Decode().MicrosecondsPerGigaMAC},
 		{"link.microsecondsPerMegabyte", p.Link.MicrosecondsPerMegabyte},
 	} {
 		if c.beta == 0 {
@@ -146,7 +159,7 @@ type coefficient struct {
 }
 
 func (p *Profile) coefficients() []coefficient {
-	list := make([]coefficient, 0, 15)
+	list := make([]coefficient, 0, 18)
 	add := func(name string, alpha float64, slope string, beta, r2 float64) {
 		list = append(list,
 			coefficient{name + ".alphaMicroseconds", alpha, maxMicroseconds},
@@ -162,6 +175,7 @@ func (p *Profile) coefficients() []coefficient {
 	compute("gemm", p.GEMM)
 	compute("groupedGEMM", p.GroupedGEMM)
 	compute("attention", p.Attention)
+	compute("decodeAttention", p.DecodeAttention)
 	transfer("memory", p.Memory)
 	transfer("link", p.Link)
 	return list

@@ -98,8 +98,10 @@ func (d *derivation) attention() AttentionTime {
 		Beta:  s * d.macs * p.GEMM.MillisecondsPerMAC(),
 	}
 	if d.work.Phase == Decode {
+		core := p.Decode()
+		a.Alpha += core.AlphaMilliseconds() - p.Attention.AlphaMilliseconds()
 		perToken := max(
-			float64(d.shape.AbsorbedMACsPerPair())*p.Attention.MillisecondsPerMAC(),
+			float64(d.shape.AbsorbedMACsPerPair())*core.MillisecondsPerMAC(),
 			float64(d.shape.KVElementsPerTokenLayer()*d.bytes)*p.Memory.MillisecondsPerByte())
 		a.Alpha += d.macs * float64(d.weightBytes) * p.Memory.MillisecondsPerByte()
 		a.Beta += float64(d.context) * perToken

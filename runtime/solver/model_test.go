@@ -212,6 +212,45 @@ func TestDecodeIsBoundByMemory(t *testing.T) {
 	}
 }
 
+// A profile may tell decode's attention apart: it is another kernel, in another
+// form. Without that, decode is planned with prefill's numbers.
+func TestDecodeUsesItsOwnAttention(t *testing.T) {
+	in := instance(t, v2, "h100-sxm", solver.Workload{Phase: solver.Decode, ContextTokens: 4096, Batch: 64})
+	split := solver.Split{Attention: 2, Expert: 8}
+	before, err := solver.FromModel(in, split)
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured := *in.Profiles.Attention
+	measured.DecodeAttention = measured.Attention
+	in.Profiles.Attention = &measured
+	if same, err := solver.FromModel(in, split); err != nil || same.Stages != before.Stages {
+		t.Errorf("%+v and %+v, error %v; want the same stages for the same numbers", same.Stages, before.Stages, err)
+	}
+	measured.DecodeAttention = profile.Compute{AlphaMicroseconds: measured.Attention.AlphaMicroseconds + 5, MicrosecondsPerGigaMAC: 1000}
+	after, err := solver.FromModel(in, split)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := after.Stages.Attention.Alpha-before.Stages.Attention.Alpha, 5e-3; !near(got, want, 1e-9) {
+		t.Errorf("decode's own launch adds %v ms, want %v", got, want)
+	}
+	// The absorbed form: 139,264 multiply-accumulates per token of context.
+	absorbed := 4096 * 139_264 * 1000 / 1e12
+	if got := after.Stages.Attention.Beta; got < absorbed || got > absorbed*1.5 {
+		t.Errorf("a sample takes %v ms, want %v for its core and a little for the rest", got, absorbed)
+	}
+	in.Workload = solver.Workload{Phase: solver.Prefill, SequenceTokens: 1024}
+	with, err := solver.FromModel(in, split)
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured.DecodeAttention = profile.Compute{}
+	if without, err := solver.FromModel(in, split); err != nil || with.Stages != without.Stages {
+		t.Errorf("prefill changes with decode's attention: error %v", err)
+	}
+}
+
 func TestPrefixMakesAttentionDearer(t *testing.T) {
 	in := instance(t, v2Lite, "h100-sxm", prefill(1024))
 	beta := func() float64 {

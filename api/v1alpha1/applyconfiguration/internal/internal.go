@@ -66,6 +66,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: attention
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
+    - name: decodeAttention
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
     - name: gemm
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel

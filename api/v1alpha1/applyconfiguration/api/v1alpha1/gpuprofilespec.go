@@ -39,6 +39,9 @@ type GPUProfileSpecApplyConfiguration struct {
 	GroupedGEMM *ComputeModelApplyConfiguration `json:"groupedGEMM,omitempty"`
 	// attention is the time of scores and weighted values of one layer.
 	Attention *ComputeModelApplyConfiguration `json:"attention,omitempty"`
+	// decodeAttention is the same in decode, per multiply-accumulate of the
+	// absorbed form where the model has one. Default: attention.
+	DecodeAttention *ComputeModelApplyConfiguration `json:"decodeAttention,omitempty"`
 	// memory is the time of reading weights and KV cache. Default: reading takes
 	// no time.
 	Memory *TransferModelApplyConfiguration `json:"memory,omitempty"`
@@ -128,6 +131,14 @@ func (b *GPUProfileSpecApplyConfiguration) WithGroupedGEMM(value *ComputeModelAp
 // If called multiple times, the Attention field is set to the value of the last call.
 func (b *GPUProfileSpecApplyConfiguration) WithAttention(value *ComputeModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
 	b.Attention = value
+	return b
+}
+
+// WithDecodeAttention sets the DecodeAttention field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the DecodeAttention field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithDecodeAttention(value *ComputeModelApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+	b.DecodeAttention = value
 	return b
 }
 
