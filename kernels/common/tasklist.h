@@ -122,7 +122,7 @@ constexpr OpLayout op_layout(uint32_t matrices, uint32_t writes) {
   return OpLayout{matrices, static_cast<uint32_t>(sizeof(Args) - matrices * sizeof(findep_matrix)), writes};
 }
 
-FINDEP_HD OpLayout op_layout_of(uint32_t code) {
+inline OpLayout op_layout_of(uint32_t code) {
   switch (code) {
     case FINDEP_OP_EMBED: return op_layout<findep_embed_args>(3, 0x1);
     case FINDEP_OP_RMSNORM: return op_layout<findep_rmsnorm_args>(3, 0x1);
