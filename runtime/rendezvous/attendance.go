@@ -216,8 +216,10 @@ func (m *Member) check(w *pb.World) (World, error) {
 		return World{}, fmt.Errorf("rendezvous: the leader's world has %d ranks, this is rank %d", len(members), m.cfg.Rank)
 	case members[m.cfg.Rank].GetIncarnation() != m.cfg.Incarnation:
 		return World{}, fmt.Errorf("rendezvous: the leader's world has another process as rank %d", m.cfg.Rank)
+	case len(w.GetIds()) > MaxIDsBytes:
+		return World{}, fmt.Errorf("rendezvous: the leader's world has ids of %d bytes, the limit is %d", len(w.GetIds()), MaxIDsBytes)
 	}
-	world := World{Epoch: w.GetEpoch(), Members: make([]WorldMember, len(members))}
+	world := World{Epoch: w.GetEpoch(), Members: make([]WorldMember, len(members)), IDs: w.GetIds()}
 	for rank, member := range members {
 		if int64(member.GetRank()) != int64(rank) {
 			return World{}, fmt.Errorf("rendezvous: the leader's world has rank %d in place %d", member.GetRank(), rank)

@@ -34,6 +34,10 @@ type Config struct {
 	// Observe gives the JSON of plan.Observation for the Observe RPC; nil means
 	// Snapshot alone.
 	Observe func(context.Context) ([]byte, error)
+	// IDs makes the ids by which the ranks' devices meet in an epoch; it is called
+	// once for each, must return at once, and may be nil. While it fails no epoch
+	// begins.
+	IDs func() ([]byte, error)
 	// Insecure admits peers without TLS; it must be asked for.
 	Insecure bool
 	Clock    Clock

@@ -176,9 +176,16 @@ func (c *Coordinator) form() {
 	if c.closed || c.phase != Gathering || now.Before(c.notBefore) || slices.Contains(c.ranks, nil) {
 		return
 	}
+	ids, err := c.ids()
+	if err != nil {
+		c.last = Failure{Epoch: c.epoch, Reason: shorten(fmt.Sprintf("the leader makes no ids for the next epoch: %v", err))}
+		c.postpone(now)
+		c.cfg.Log("no epoch begins", "reason", c.last.Reason)
+		return
+	}
 	c.epoch++
-	c.world = World{Epoch: c.epoch, Members: make([]WorldMember, len(c.ranks))}
-	message := &pb.World{Epoch: c.epoch, Members: make([]*pb.WorldMember, len(c.ranks))}
+	c.world = World{Epoch: c.epoch, Members: make([]WorldMember, len(c.ranks)), IDs: ids}
+	message := &pb.World{Epoch: c.epoch, Members: make([]*pb.WorldMember, len(c.ranks)), Ids: ids}
 	for rank, s := range c.ranks {
 		s.ready, s.inFlight = false, 0
 		c.world.Members[rank] = WorldMember{
@@ -194,6 +201,23 @@ func (c *Coordinator) form() {
 	c.enter(Connecting)
 	c.cfg.Log("epoch begins", "epoch", c.epoch, "ranks", len(c.ranks))
 	c.broadcast(slices.Clone(c.ranks), &pb.LeaderMessage{Kind: &pb.LeaderMessage_World{World: message}})
+}
+
+func (c *Coordinator) ids() ([]byte, error) {
+	if c.cfg.IDs == nil {
+		return nil, nil
+	}
+	ids, err := c.cfg.IDs()
+	if err == nil && len(ids) > MaxIDsBytes {
+		err = fmt.Errorf("they have %d bytes, the limit is %d", len(ids), MaxIDsBytes)
+	}
+	return ids, err
+}
+
+// postpone delays the next epoch, longer after each failure.
+func (c *Coordinator) postpone(now time.Time) {
+	c.notBefore = now.Add(min(minFormDelay<<min(c.failures, 10), maxFormDelay))
+	c.failures++
 }
 
 // enter changes the phase and wakes who waits for it.
@@ -217,8 +241,7 @@ func (c *Coordinator) endEpoch(reason string) {
 		c.failures = 0
 		c.notBefore = now
 	} else {
-		c.notBefore = now.Add(min(minFormDelay<<min(c.failures, 10), maxFormDelay))
-		c.failures++
+		c.postpone(now)
 	}
 	c.last = Failure{Epoch: c.epoch, Reason: reason}
 	close(c.over)

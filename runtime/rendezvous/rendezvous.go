@@ -53,6 +53,8 @@ const (
 	// MaxEpoch bounds what a rank may claim to have seen, so that no claim can
 	// make the epoch overflow.
 	MaxEpoch = 1 << 62
+	// MaxIDsBytes bounds the ids of one epoch.
+	MaxIDsBytes = 4096
 	// maxText bounds each string of a message.
 	maxText = 1024
 )
@@ -99,6 +101,8 @@ type World struct {
 	Epoch uint64
 	// Members is indexed by rank.
 	Members []WorldMember
+	// IDs are what Config.IDs gave for this epoch, nil without it.
+	IDs []byte
 }
 
 // WorldMember is one rank of a world.

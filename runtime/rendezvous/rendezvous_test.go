@@ -55,6 +55,7 @@ type cluster struct {
 	interval time.Duration
 	timeout  time.Duration
 	connect  time.Duration
+	ids      func() ([]byte, error)
 
 	leader  *rendezvous.Coordinator
 	server  *grpc.Server
@@ -110,7 +111,7 @@ func (c *cluster) startLeader() {
 	c.t.Helper()
 	leader, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: c.in, TopologyHash: c.hash, ConnectTimeout: c.connect,
-		HeartbeatInterval: c.interval, HeartbeatTimeout: c.timeout,
+		HeartbeatInterval: c.interval, HeartbeatTimeout: c.timeout, IDs: c.ids,
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -651,7 +651,10 @@ type World struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// By rank.
-	Members       []*WorldMember `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	Members []*WorldMember `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	// Ids by which the ranks' devices meet, made by the leader's device for this
+	// epoch; empty where devices do not meet by themselves.
+	Ids           []byte `protobuf:"bytes,3,opt,name=ids,proto3" json:"ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,6 +699,13 @@ func (x *World) GetEpoch() uint64 {
 func (x *World) GetMembers() []*WorldMember {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *World) GetIds() []byte {
+	if x != nil {
+		return x.Ids
 	}
 	return nil
 }
@@ -1213,10 +1223,11 @@ const file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06formed\x18\x03 \x01(\bR\x06formed\x12\x1a\n" +
-	"\bdraining\x18\x04 \x01(\bR\bdraining\"Z\n" +
+	"\bdraining\x18\x04 \x01(\bR\bdraining\"l\n" +
 	"\x05World\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12;\n" +
-	"\amembers\x18\x02 \x03(\v2!.findep.rendezvous.v1.WorldMemberR\amembers\"\x8e\x01\n" +
+	"\amembers\x18\x02 \x03(\v2!.findep.rendezvous.v1.WorldMemberR\amembers\x12\x10\n" +
+	"\x03ids\x18\x03 \x01(\fR\x03ids\"\x8e\x01\n" +
 	"\vWorldMember\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\rR\x04rank\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x12\n" +
