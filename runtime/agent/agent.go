@@ -242,7 +242,7 @@ func (a *agent) lead() error {
 	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: in, TopologyHash: a.config.hash,
 		HeartbeatInterval: a.options.HeartbeatInterval, HeartbeatTimeout: a.options.HeartbeatTimeout, ConnectTimeout: a.options.ConnectTimeout,
-		Observe: l.observationJSON, Log: a.rendezvousLog,
+		Observe: l.observationJSON, IDs: idsOf(a.device), Log: a.rendezvousLog,
 	})
 	if err != nil {
 		return err

@@ -51,8 +51,9 @@ type rank struct {
 	role           plan.Role
 	attentionRanks int
 	runner         runner
-	reset          func() // forgets the KV cache; nil on expert ranks
-	free           func() // gives the weights back
+	reset          func()            // forgets the KV cache; nil on expert ranks
+	free           func()            // gives the weights back
+	pipelines      backend.Pipelines // nil where the device has none
 	metrics        *metrics
 	log            *slog.Logger
 	watch          *watchdog
@@ -71,6 +72,9 @@ func (a *agent) load() error {
 	if a.device, err = backend.Open(a.options.Backend, backend.Options{}); err != nil {
 		return err
 	}
+	if err := reservePool(a.device); err != nil {
+		return err
+	}
 	a.limits = limits{
 		attentionRanks: in.AttentionRanks, vocabulary: a.shape.VocabSize,
 		maxContext:    min(in.Model.MaxContextTokens, a.shape.MaxPositionEmbeddings),
@@ -84,7 +88,7 @@ func (a *agent) load() error {
 		return err
 	}
 	defer func() { _ = checkpoint.Close() }()
-	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, metrics: a.metrics, log: a.log, watch: a.watch}
+	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, pipelines: pipelinesOf(a.device), metrics: a.metrics, log: a.log, watch: a.watch}
 	a.metrics.loads.Inc()
 	if a.rank.role == plan.Attention {
 		return a.loadAttention(in, checkpoint)
@@ -169,6 +173,9 @@ func (r *rank) connect(connector transport.Connector, self int) func(context.Con
 		r.drop()
 		mesh, err := connector.Connect(ctx, world.Epoch, self, peers)
 		if err != nil {
+			return err
+		}
+		if mesh, err = r.meet(mesh, &world, self); err != nil {
 			return err
 		}
 		if r.reset != nil {
