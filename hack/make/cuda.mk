@@ -129,6 +129,8 @@ $(CUDA_FAKE_NCCL): kernels/tests/cudashim/fakenccl.cc kernels/tests/cudashim/ncc
 
 test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) ## Run the conformance suite on the CUDA kernels, on the CPU.
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) go test -count=1 -tags findep_native -run 'TestCUDAShim' ./runtime/backend/native
+	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
+		go test -count=1 -tags findep_native -run 'OnTheModelOfCUDA' ./runtime/executor
 
 test-cuda: $(CUDA_LIBRARY) ## Run the tests of the CUDA backend; without a GPU, that it says so.
 	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) go test -count=1 -v -tags findep_native -run 'TestCUDALibrary' ./runtime/backend/native

@@ -32,7 +32,7 @@ NATIVE_WRAP := --wrap=blas_memory_alloc --wrap=blas_memory_free
 
 NATIVE_SOURCES := $(wildcard kernels/cpu/*.cc kernels/common/*.cc)
 # What of the CUDA backend needs no CUDA: it runs on the recording device.
-NATIVE_PIPELINE_SOURCES := kernels/cuda/pipeline.cc kernels/cuda/pipeline_events.cc kernels/tests/recorder/recorder.cc
+NATIVE_PIPELINE_SOURCES := kernels/cuda/pipeline.cc kernels/cuda/pipeline_events.cc kernels/cuda/pool.cc kernels/tests/recorder/recorder.cc
 NATIVE_TEST_SOURCES := $(wildcard kernels/tests/*.cc) $(NATIVE_PIPELINE_SOURCES)
 NATIVE_RECORDER_SOURCES := kernels/common/args.cc kernels/tests/recorder/main.cc $(NATIVE_PIPELINE_SOURCES)
 NATIVE_OBJECTS := $(NATIVE_SOURCES:%.cc=$(NATIVE_BUILD)/%.o)

@@ -23,6 +23,27 @@ type Pipelined interface {
 	Pipeline() backend.Pipeline
 }
 
+// NewPipelined makes a mesh of links, which carry no rows any more but tell
+// about failures, and a pipeline, which it then owns.
+func NewPipelined(links transport.Mesh, p backend.Pipeline) Pipelined { return &pipelined{links, p} }
+
+type pipelined struct {
+	transport.Mesh
+	pipeline backend.Pipeline
+}
+
+func (m *pipelined) Pipeline() backend.Pipeline { return m.pipeline }
+
+func (m *pipelined) Abort(reason error) {
+	m.pipeline.Cancel()
+	m.Mesh.Abort(reason)
+}
+
+func (m *pipelined) Close() error {
+	m.pipeline.Close()
+	return m.Mesh.Close()
+}
+
 // listTimeout bounds one step on a pipeline. It is below the leader's own limit,
 // so that the rank that hangs is the one that says so.
 const listTimeout = 90 * time.Second

@@ -50,5 +50,33 @@ func CheckWorld(traces []*Trace) (*World, error) {
 	if err := w.Run(); err != nil {
 		return nil, err
 	}
+	if err := checkHosts(traces); err != nil {
+		return nil, err
+	}
 	return w, w.CheckMemory()
+}
+
+// checkHosts tells whether the ranks would still get to their end if each had to
+// enqueue its groups one after the other, and each call returned only when all
+// peers had made theirs. A library may do so when it connects two ranks for the
+// first time.
+func checkHosts(traces []*Trace) error {
+	hosts := make([]*Trace, len(traces))
+	for rank, t := range traces {
+		hosts[rank] = &Trace{}
+		for _, e := range t.Entries {
+			if e.Action == Send || e.Action == Receive {
+				e.Stream = 0
+				hosts[rank].Entries = append(hosts[rank].Entries, e)
+			}
+		}
+	}
+	w, err := NewWorld(hosts)
+	if err != nil {
+		return err
+	}
+	if err := w.Run(); err != nil {
+		return fmt.Errorf("hosts that wait for each other: %w", err)
+	}
+	return nil
 }

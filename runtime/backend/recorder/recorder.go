@@ -18,7 +18,9 @@
 //     transfers starts at the head of its stream and ends when every peer's
 //     group that has the other half of one of its parts has started too. This
 //     is the strictest reading of a group: nothing is buffered. Since no choice
-//     is left open, running to the end once means that it always does.
+//     is left open, running to the end once means that it always does. The
+//     same holds for the hosts, should each call that enqueues a group wait for
+//     those of its peers.
 //   - Memory: any two accesses of a rank to the same bytes, one of them a
 //     write, are ordered, be it by way of other ranks. So a slot is written
 //     again only after its last reader.

@@ -151,6 +151,22 @@ func TestDetectorFindsDeadlock(t *testing.T) {
 	wants(t, err, "deadlock")
 }
 
+// Streams may be in order while the hosts that fill them are not: a rank that
+// enqueues what it receives before what it sends is noticed.
+func TestDetectorFindsHostsThatWaitInACircle(t *testing.T) {
+	traces, _ := records(t, startRecorder(t), pipelined(t))
+	e := traces[1].Entries
+	send := slices.IndexFunc(e, func(e recorder.Entry) bool { return e.Action == recorder.Send })
+	receive := slices.IndexFunc(e, func(e recorder.Entry) bool { return e.Action == recorder.Receive })
+	early := e[receive]
+	e = slices.Insert(slices.Delete(slices.Clone(e), receive, receive+1), send, early)
+	traces[1].Entries = slices.DeleteFunc(e, func(e recorder.Entry) bool {
+		return e.Action == recorder.Wait && e.Task == early.Task
+	})
+	_, err := recorder.CheckWorld(traces)
+	wants(t, err, "hosts that wait")
+}
+
 // A slot that the next segment overwrites before it was read is noticed.
 func TestDetectorFindsEarlySlotReuse(t *testing.T) {
 	w := pipelined(t)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/findep/findep-operator/runtime/backend"
 	"github.com/findep/findep-operator/runtime/executor"
@@ -39,6 +40,8 @@ type Config struct {
 	Depth int
 	// Now is the clock of all ranks; nil gives each its own.
 	Now executor.Clock
+	// Pipelines lets the devices run whole steps, transfers included.
+	Pipelines bool
 }
 
 func (c *Config) defaults() {
@@ -61,6 +64,8 @@ type Instance struct {
 	Expert    []*executor.ExpertRank
 	// Meshes are those of the current epoch, by rank.
 	Meshes []transport.Mesh
+
+	devices []backend.Device
 
 	hub   *inproc.Hub
 	epoch uint64
@@ -96,6 +101,7 @@ func (in *Instance) addRank(ckpt *weights.Checkpoint, rank int) error {
 		return err
 	}
 	in.frees = append(in.frees, func() { _ = dev.Close() })
+	in.devices = append(in.devices, dev)
 	if rank < in.Config.Attention {
 		return in.addAttention(ckpt, dev, rank)
 	}
@@ -148,8 +154,34 @@ func (in *Instance) Connect(ctx context.Context) error {
 	in.epoch++
 	world := in.Config.Attention + in.Config.Expert
 	in.Meshes = make([]transport.Mesh, world)
-	return each(world, func(rank int) (err error) {
+	err := each(world, func(rank int) (err error) {
 		in.Meshes[rank], err = in.hub.Connect(ctx, in.epoch, rank, in.peers(rank))
+		return err
+	})
+	if err != nil || !in.Config.Pipelines {
+		return err
+	}
+	return in.meet(world)
+}
+
+// meetTimeout bounds the meeting of pipelines in one process.
+const meetTimeout = 10 * time.Second
+
+// meet opens a pipeline on every device.
+func (in *Instance) meet(world int) error {
+	leader, ok := in.devices[0].(backend.Pipelines)
+	if !ok {
+		return fmt.Errorf("the device %s has no pipelines", in.devices[0].Name())
+	}
+	ids, err := leader.PipelineIDs()
+	if err != nil {
+		return err
+	}
+	return each(world, func(rank int) error {
+		p, err := in.devices[rank].(backend.Pipelines).OpenPipeline(backend.PipelineConfig{Rank: rank, World: world, IDs: ids, Timeout: meetTimeout})
+		if err == nil {
+			in.Meshes[rank] = executor.NewPipelined(in.Meshes[rank], p)
+		}
 		return err
 	})
 }
@@ -222,9 +254,22 @@ func (in *Instance) Run(ctx context.Context, step executor.Step) ([]executor.Res
 		} else {
 			results[rank], err = in.Expert[rank-in.Config.Attention].Run(ctx, &step, in.Meshes[rank])
 		}
+		if err != nil {
+			in.abort(err)
+		}
 		return err
 	})
 	return results, err
+}
+
+// abort tells every rank of a failure, as the rendezvous does. Ranks without a
+// pipeline learn it from their links.
+func (in *Instance) abort(reason error) {
+	for _, m := range in.Meshes {
+		if p, ok := m.(executor.Pipelined); ok {
+			p.Abort(reason)
+		}
+	}
 }
 
 // Prompt is a sequence to continue.

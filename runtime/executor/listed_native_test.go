@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build findep_native
+
+package executor_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/findep/findep-operator/runtime/backend"
+	"github.com/findep/findep-operator/runtime/backend/native"
+	"github.com/findep/findep-operator/runtime/executor/harness"
+	"github.com/findep/findep-operator/runtime/plan"
+)
+
+// openShim opens the CUDA backend's own sources on the model of CUDA, between
+// whose ranks the stand-in for NCCL moves the rows.
+func openShim(t *testing.T) func(int) (backend.Device, error) {
+	t.Helper()
+	path := os.Getenv("FINDEP_CUDA_SHIM")
+	if path == "" || os.Getenv("FINDEP_NCCL_LIBRARY") == "" {
+		t.Skip("FINDEP_CUDA_SHIM or FINDEP_NCCL_LIBRARY names no library; run `make test-cuda-shim`")
+	}
+	return func(int) (backend.Device, error) {
+		return backend.Open(native.CUDA, backend.Options{Library: path})
+	}
+}
+
+// Steps that are written down as lists and run by the CUDA pipeline, with packing
+// and transfers of its own, give what the reference gives operation by operation.
+func TestListsOnTheModelOfCUDAEqualTheReference(t *testing.T) {
+	open := openShim(t)
+	plans := []plan.Plan{sequential(8), pppipe(2, 3), finDEP(1, 3, 2, plan.ASAS), finDEP(2, 2, 3, plan.AASS), chunked(finDEP(2, 1, 2, plan.ASAS), 3)}
+	for i, f := range families(t) {
+		split := [][2]int{{2, 2}, {1, 3}, {3, 1}}[i]
+		t.Run(f.name+"/split="+splitName(split[0], split[1]), func(t *testing.T) {
+			c := harness.Config{Shape: f.shape, Checkpoint: f.dir, Attention: split[0], Expert: split[1], KVTokens: 512, MaxStepTokens: 64}
+			c.OpenDevice = openReference
+			reference := instance(t, c)
+			c.OpenDevice, c.Pipelines = open, true
+			in := instance(t, c)
+			prompts := randomPrompts(f.shape.VocabSize, 7, 2, 11, 1)
+			for _, p := range plans {
+				want, err := reference.Generate(t.Context(), prompts, harness.Options{Plan: p})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := in.Generate(t.Context(), prompts, harness.Options{Plan: p})
+				if err != nil {
+					t.Fatalf("%s: %v", p, err)
+				}
+				if diff := cmp.Diff(want, got, cmpopts.EquateApprox(1e-3, 1e-4)); diff != "" {
+					t.Errorf("%s: outputs differ:\n%.2000s", p, diff)
+				}
+			}
+		})
+	}
+}
+
+// Every failure of the communication library has its name, on every rank.
+func TestFailuresOnTheModelOfCUDAHaveNames(t *testing.T) {
+	open := openShim(t)
+	f := families(t)[2]
+	config := harness.Config{Shape: f.shape, Checkpoint: f.dir, Attention: 1, Expert: 2, OpenDevice: open, Pipelines: true}
+	for name, tc := range map[string]struct {
+		variable, value string
+		want            error
+	}{
+		"ids":     {"FAKENCCL_FAIL", "ncclGetUniqueId", backend.ErrCommFailed},
+		"joining": {"FAKENCCL_FAIL", "ncclCommInitRankConfig", backend.ErrCommFailed},
+		"polling": {"FAKENCCL_FAIL", "ncclCommGetAsyncError", backend.ErrCommFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(tc.variable, tc.value)
+			in, err := harness.New(config)
+			if err == nil {
+				in.Close()
+			}
+			if !errors.Is(err, tc.want) {
+				t.Errorf("error %v; want %v", err, tc.want)
+			}
+		})
+	}
+	for _, call := range []string{"ncclSend", "ncclRecv", "ncclGroupEnd", "ncclCommGetAsyncError"} {
+		t.Run("in a step: "+call, func(t *testing.T) {
+			in := instance(t, config)
+			t.Setenv("FAKENCCL_FAIL", call)
+			within(t, call, func() {
+				_, err := in.Generate(t.Context(), randomPrompts(f.shape.VocabSize, 5, 3), harness.Options{Plan: finDEP(1, 2, 1, plan.ASAS)})
+				if !errors.Is(err, backend.ErrCommFailed) {
+					t.Errorf("error %v", err)
+				}
+			})
+			t.Setenv("FAKENCCL_FAIL", "")
+			if err := in.Reset(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := in.Generate(t.Context(), randomPrompts(f.shape.VocabSize, 5, 3), harness.Options{Plan: finDEP(1, 2, 1, plan.ASAS)})
+			if err != nil || len(got) != 2 || slices.Contains(got[0].Tokens, -1) {
+				t.Errorf("after the next epoch: %v, %v", got, err)
+			}
+		})
+	}
+}
