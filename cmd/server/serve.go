@@ -39,6 +39,8 @@ const (
 	// say that it drains too: pods of one instance are told to stop one after
 	// another.
 	linger = 2 * time.Second
+	// farewell is how long the last answers may take to be written.
+	farewell = 3 * time.Second
 	// checkpointPoll is how often a follower looks at its checkpoint.
 	checkpointPoll = 30 * time.Second
 )
@@ -83,10 +85,16 @@ func lead(ctx context.Context, o *options, instance *plan.Instance, listener net
 		drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
 		defer cancel()
 		finish(drainCtx, loop)
-		err := server.Shutdown(drainCtx)
+		var late error
+		if !loop.Idle() {
+			late = errors.New("accepted requests were not done and end with an error")
+		}
+		// What is left ends now, and its clients are told before they are cut off.
 		stopLoop()
 		<-stopped
-		return err
+		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		return errors.Join(late, server.Shutdown(closeCtx))
 	})
 	stopLoop()
 	<-stopped

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -202,6 +203,41 @@ func TestLeaderServesAndDrains(t *testing.T) {
 		t.Error(err)
 	}
 	if !strings.Contains(p.log.text(), `"drained"`) {
+		t.Errorf("log: %s", p.log.text())
+	}
+}
+
+// TestDrainThatTakesTooLongTellsItsClients: the connection ends with words.
+func TestDrainThatTakesTooLongTellsItsClients(t *testing.T) {
+	e, _ := fake(t)
+	hold := make(chan struct{})
+	defer close(hold)
+	var once sync.Once
+	started := make(chan struct{})
+	e.OnStep = func(*servingtest.StepRequest) { once.Do(func() { close(started) }); <-hold }
+	socket, _ := servingtest.ServeSocket(t, e)
+	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket, "--rank", "0", "--drain-timeout", "50ms")
+	p.get("/readyz", http.StatusOK)
+	answer := make(chan string)
+	go func() {
+		r, err := http.Post(p.url+"/v1/completions", "application/json", strings.NewReader(`{"model":"tiny","prompt":"And","stream":true}`))
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer func() { _ = r.Body.Close() }()
+		b, err := io.ReadAll(r.Body)
+		answer <- fmt.Sprint(string(b), err)
+	}()
+	<-started
+	p.stop()
+	if got := <-answer; !strings.Contains(got, "send the request again") {
+		t.Errorf("the client got %q", got)
+	}
+	if err := <-p.done; err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(p.log.text(), "accepted requests were not done") {
 		t.Errorf("log: %s", p.log.text())
 	}
 }

@@ -38,33 +38,34 @@ func kinds() []kind {
 		{name: "replace leader pod", strike: func(s *soak, _ *rand.Rand) []int { return s.replace(0) }},
 		{name: "kill leader's server", strike: (*soak).killServer, quiet: true},
 		{name: "drain leader pod", strike: func(s *soak, _ *rand.Rand) []int { return s.drain(0) }},
+		{name: "drain all pods", strike: (*soak).drainAll},
 		{name: "drain expert pod", strike: func(s *soak, r *rand.Rand) []int { return s.drain(s.anyExpert(r)) }},
 		{name: "stop rank", strike: func(s *soak, r *rand.Rand) []int {
-			return s.stop(s.cluster.pods[1+r.IntN(len(s.cluster.pods)-1)].sidecar, seconds(r, 3, 6))
+			return s.stop(s.cluster.pods[1+r.IntN(len(s.cluster.pods)-1)].sidecar, seconds(r, 2.8, 5))
 		}},
 		{name: "stop leader's sidecar", strike: func(s *soak, r *rand.Rand) []int {
-			return s.stop(s.cluster.pods[0].sidecar, seconds(r, 3, 6))
+			return s.stop(s.cluster.pods[0].sidecar, seconds(r, 2.8, 5))
 		}},
 		{name: "stop briefly", quiet: true, strike: func(s *soak, r *rand.Rand) []int {
 			return s.stop(s.cluster.pods[r.IntN(len(s.cluster.pods))].sidecar, seconds(r, 0.2, 1.5))
 		}},
 		{name: "partition rank", strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(1+r.IntN(len(s.cluster.pods)-1), link{cut: true}, seconds(r, 3.2, 8))
+			return s.disturb(1+r.IntN(len(s.cluster.pods)-1), link{cut: true}, seconds(r, 3, 6))
 		}},
 		{name: "partition leader", strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(0, link{cut: true}, seconds(r, 3.2, 8))
+			return s.disturb(0, link{cut: true}, seconds(r, 3, 6))
 		}},
 		{name: "partition data links", quiet: true, strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(s.anyExpert(r), link{cutData: true}, seconds(r, 3, 15))
+			return s.disturb(s.anyExpert(r), link{cutData: true}, seconds(r, 3, 12))
 		}},
 		{name: "packet loss", quiet: true, strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(r.IntN(len(s.cluster.pods)), link{loss: 0.02 + 0.08*r.Float64()}, seconds(r, 3, 6))
+			return s.disturb(r.IntN(len(s.cluster.pods)), link{loss: 0.02 + 0.08*r.Float64()}, seconds(r, 2, 4))
 		}},
 		{name: "delay", quiet: true, strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(r.IntN(len(s.cluster.pods)), link{delay: time.Duration(10+r.IntN(90)) * time.Millisecond}, seconds(r, 3, 6))
+			return s.disturb(r.IntN(len(s.cluster.pods)), link{delay: time.Duration(10+r.IntN(90)) * time.Millisecond}, seconds(r, 2, 4))
 		}},
 		{name: "slow link", quiet: true, strike: func(s *soak, r *rand.Rand) []int {
-			return s.disturb(r.IntN(len(s.cluster.pods)), link{rate: 20e3 + 100e3*r.Float64()}, seconds(r, 3, 6))
+			return s.disturb(r.IntN(len(s.cluster.pods)), link{rate: 20e3 + 100e3*r.Float64()}, seconds(r, 2, 4))
 		}},
 		{name: "disk full", strike: (*soak).fillDisk},
 	}
@@ -157,6 +158,16 @@ func (s *soak) drain(rank int) []int {
 		p.sidecar.signal(syscall.SIGKILL)
 	}
 	return []int{rank}
+}
+
+// drainAll ends every pod at once, as the deletion of an instance does.
+func (s *soak) drainAll(*rand.Rand) []int {
+	var all sync.WaitGroup
+	for rank := range s.cluster.pods {
+		all.Go(func() { s.drain(rank) })
+	}
+	all.Wait()
+	return append(s.peers(), 0)
 }
 
 // gracePeriod is the pods' terminationGracePeriodSeconds.
