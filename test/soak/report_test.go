@@ -65,7 +65,7 @@ func (s *soak) report(t *testing.T, seed int, outcomes []outcome) {
 		Seed: seed, When: time.Now().UTC().Format(time.RFC3339), Cores: runtime.NumCPU(), Outcomes: outcomes,
 		Requests: requestCount{s.load.answered.Load(), s.load.streamed.Load(), s.load.retried.Load(), s.load.refusals.Load(), len(s.load.failures())},
 	}
-	for _, k := range kinds() {
+	for _, k := range append(kinds(), kind{name: "kill the same expert rank"}) {
 		if of := sum(k.name, outcomes); of.Faults > 0 {
 			r.Kinds = append(r.Kinds, of)
 		}

@@ -89,23 +89,35 @@ func TestSoak(t *testing.T) {
 	}
 }
 
+// churnFrom is the number of faults from which on the last third of them kill
+// the same rank, so that every other process lives through many epochs.
+const churnFrom = 30
+
 // strike strikes one fault after another, every kind once before one comes
 // again.
 func (s *soak) strike(t *testing.T, faults int, random *rand.Rand) []outcome {
 	t.Helper()
 	all := kinds()
 	var outcomes []outcome
+	churn := 0
+	if faults >= churnFrom {
+		churn = faults / 3
+	}
 	for i := range faults {
 		if i%len(all) == 0 {
 			random.Shuffle(len(all), func(a, b int) { all[a], all[b] = all[b], all[a] })
 		}
-		if i%10 == 0 {
+		k := &all[i%len(all)]
+		if i >= faults-churn {
+			k = &kind{name: "kill the same expert rank", strike: func(s *soak, _ *rand.Rand) []int { return s.kill(len(s.cluster.pods) - 1) }}
+		}
+		if i%10 == 0 || i == faults-churn {
 			s.load.pause()
 			s.check(t, i)
 			s.load.resume()
 		}
 		time.Sleep(seconds(random, 0.3, 1.2))
-		out := s.hit(t, &all[i%len(all)], random)
+		out := s.hit(t, k, random)
 		t.Logf("%2d %-32s detected %6.0f, cause over %6.0f, served %6.0f, settled %6.0f ms, recovery %5.0f ms, epochs %d, answered %d",
 			i+1, out.Kind, out.Detected, out.CauseOver, out.Served, out.Settled, out.Recovery, out.Epochs, s.load.answered.Load())
 		outcomes = append(outcomes, out)
