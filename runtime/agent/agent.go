@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ import (
 	// The backends that --backend can name.
 	_ "github.com/findep/findep-operator/runtime/backend/native"
 	_ "github.com/findep/findep-operator/runtime/backend/reference"
+	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
@@ -43,6 +45,7 @@ const maxModelConfigBytes = 1 << 20
 type agent struct {
 	options Options
 	log     *slog.Logger
+	now     executor.Clock
 	config  *configFile
 	shape   *model.Shape
 	limits  limits
@@ -70,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("rank", o.Rank)
-	a := &agent{options: o, log: log, watch: &watchdog{now: time.Now, patience: o.StepTimeout}}
+	a := &agent{options: o, log: log, now: executor.Monotonic(), watch: &watchdog{now: time.Now, patience: o.StepTimeout}}
 	if err := a.configure(); err != nil {
 		return err
 	}
@@ -237,7 +240,7 @@ func (a *agent) lead() error {
 		return nil
 	}
 	in := a.config.current.Load()
-	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp,
+	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp, now: a.now,
 		planner: newPlanner(a.shape, a.log, a.metrics), deadlines: deadlines{floor: a.options.StepTimeout}}
 	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: in, TopologyHash: a.config.hash,
@@ -264,7 +267,7 @@ func (a *agent) serveHTTP(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("metrics port: %w", err)
 	}
-	return serveHTTP(ctx, listener, newHTTPHandler(a.metrics, a.status, a.observation, a.watch.check))
+	return serveHTTP(ctx, listener, newHTTPHandler(a.metrics, a.status, a.observation, a.watch.check, a.trace))
 }
 
 // join starts what takes part in the instance.
@@ -331,6 +334,15 @@ func (a *agent) observation() (plan.Observation, bool) {
 		return plan.Observation{}, false
 	}
 	return a.leader.observation(), true
+}
+
+// trace records steps of the instance, on the leader.
+func (a *agent) trace(w http.ResponseWriter, q *http.Request) {
+	if !a.joined.Load() || a.leader == nil {
+		http.Error(w, fmt.Sprintf("rank %d does not lead the instance; ask rank 0", a.options.Rank), http.StatusNotFound)
+		return
+	}
+	serveTrace(w, q, a.leader, a.config.current.Load().RoleOf)
 }
 
 // close frees what was made, in reverse order.

@@ -29,6 +29,9 @@ type leader struct {
 	metrics     *metrics
 	log         *slog.Logger
 	warmUp      bool
+	// now is the clock that recorded steps are put on, the same as rank 0's.
+	now    executor.Clock
+	tracer tracer
 
 	// step serialises steps: the ranks run them one after another anyway.
 	step sync.Mutex
@@ -40,6 +43,9 @@ type leader struct {
 	session uint64
 	// failed is when the last epoch ended, zero before one has.
 	failed time.Time
+	// sent and arrived are the times of the last step, see tracedStep.
+	sent    int64
+	arrived []int64
 
 	mu sync.Mutex
 	// Below, guarded by mu.
@@ -146,12 +152,25 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 	if shape.samples > 0 {
 		l.record(shape, choice, measured)
 		l.planner.learn(shape, choice, l.config.current.Load(), outcomes, elapsed)
+		l.metrics.skew(outcomes)
+		l.trace(shape, choice, outcomes)
 	}
 	return &agentpb.StepResponse{
 		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),
 		MeasuredMilliseconds: measured, PredictedMilliseconds: choice.predicted,
 		ExposedCommunicationMilliseconds: choice.exposed, Busiest: busiest(outcomes),
 	}, nil
+}
+
+// trace keeps a step that all ranks have recorded. One that was under way when
+// the recording began is left out.
+func (l *leader) trace(shape batchShape, c choice, outcomes []*agentpb.RankOutcome) {
+	for _, o := range outcomes {
+		if o.AnsweredNanoseconds == 0 {
+			return
+		}
+	}
+	l.tracer.add(tracedStep{number: l.number, phase: shape.phase(), choice: c, sent: l.sent, arrived: l.arrived, outcomes: outcomes})
 }
 
 // busiest is, for each kind of task, the time on the rank that spent most.
@@ -195,13 +214,14 @@ func (l *leader) execute(epoch uint64, c choice, pieces []*agentpb.Piece, releas
 	l.number++
 	deadline := l.deadlines.of(c.predicted)
 	payload, err := proto.Marshal(&agentpb.StepCommand{
-		Number: l.number, Plan: planToProto(c.plan), Pieces: pieces, Release: release,
+		Number: l.number, Plan: planToProto(c.plan), Pieces: pieces, Release: release, Trace: l.tracer.wanted(),
 		DeadlineMilliseconds: uint32(min(deadline.Milliseconds(), math.MaxUint32)),
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
 	}
 	start := time.Now()
+	l.sent = l.now()
 	if err := l.coordinator.Send(epoch, rendezvous.All, payload); err != nil {
 		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
 	}
@@ -219,6 +239,7 @@ func (l *leader) execute(epoch uint64, c choice, pieces []*agentpb.Piece, releas
 func (l *leader) gather(epoch uint64, deadline time.Duration) ([]*agentpb.RankOutcome, error) {
 	in := l.config.current.Load()
 	outcomes := make([]*agentpb.RankOutcome, in.WorldSize())
+	l.arrived = make([]int64, len(outcomes))
 	timeout := time.NewTimer(deadline)
 	defer timeout.Stop()
 	for missing := len(outcomes); missing > 0; {
@@ -235,7 +256,7 @@ func (l *leader) gather(epoch uint64, deadline time.Duration) ([]*agentpb.RankOu
 			}
 			// Answers to steps of earlier epochs may still be in the queue.
 			if r.Epoch == epoch && o.Number == l.number && outcomes[r.Rank] == nil {
-				outcomes[r.Rank] = o
+				outcomes[r.Rank], l.arrived[r.Rank] = o, l.now()
 				missing--
 			}
 		}

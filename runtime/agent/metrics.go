@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/plan"
 )
 
@@ -32,6 +33,10 @@ type metrics struct {
 	changes   prometheus.Counter
 	refits    prometheus.Counter
 	rows      *prometheus.CounterVec
+	busy      *prometheus.CounterVec
+	bubble    *prometheus.CounterVec
+	exposed   *prometheus.GaugeVec
+	imbalance *prometheus.GaugeVec
 	gpus      *prometheus.GaugeVec
 	loads     prometheus.Counter
 	failures  prometheus.Counter
@@ -58,6 +63,10 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 	m.changes = prometheus.NewCounter(prometheus.CounterOpts(opts("plan_changes_total", "Steps that ran with another plan than the step before in the same phase.")))
 	m.refits = prometheus.NewCounter(prometheus.CounterOpts(opts("stage_refits_total", "Times the stage model was fitted again because predictions were off by more than 15 % for long.")))
 	m.rows = prometheus.NewCounterVec(prometheus.CounterOpts(opts("expert_rows_total", "Token rows computed by each expert of this rank, by local expert number.")), []string{"expert"})
+	m.busy = prometheus.NewCounterVec(prometheus.CounterOpts(opts("resource_busy_seconds_total", "Time in steps during which a resource of this rank worked.")), []string{"resource"})
+	m.bubble = prometheus.NewCounterVec(prometheus.CounterOpts(opts("resource_bubble_seconds_total", "Time in steps during which a resource of this rank waited.")), []string{"resource"})
+	m.exposed = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("exposed_communication_seconds", "What the last step would have saved if transfers took no time, as the stage model has it, by phase.")), []string{"phase"})
+	m.imbalance = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("expert_load_imbalance", "Rows of the busiest over the mean in the last step, among expert ranks and among experts; 1 is even.")), []string{"among"})
 	m.gpus = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("gpu_memory_bytes", "Total memory of each GPU that this rank can see; no series where there is no driver.")), []string{"index", "uuid", "product"})
 	m.loads = prometheus.NewCounter(prometheus.CounterOpts(opts("weight_loads_total", "Times this process loaded its weights; 1 for all its life, whatever happens to other ranks.")))
 	m.failures = prometheus.NewCounter(prometheus.CounterOpts(opts("epoch_failures_total", "Epochs that ended because a rank was lost or failed, as the leader saw them.")))
@@ -75,9 +84,43 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 			}
 			return 0
 		})
-	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus, m.loads, m.failures, m.recovery,
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus,
+		m.loads, m.failures, m.recovery, m.busy, m.bubble, m.exposed, m.imbalance,
 		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// skew publishes how unevenly the rows of a step fell on ranks and experts. Hot
+// experts are what a plan's prediction does not know of.
+func (m *metrics) skew(outcomes []*agentpb.RankOutcome) {
+	var ranks, experts []uint64
+	for _, o := range outcomes {
+		if len(o.ExpertLoad) == 0 {
+			continue
+		}
+		total := uint64(0)
+		for _, rows := range o.ExpertLoad {
+			total += rows
+		}
+		ranks, experts = append(ranks, total), append(experts, o.ExpertLoad...)
+	}
+	for among, loads := range map[string][]uint64{"ranks": ranks, "experts": experts} {
+		if v, ok := imbalance(loads); ok {
+			m.imbalance.WithLabelValues(among).Set(v)
+		}
+	}
+}
+
+// imbalance is the largest load over the mean; false where there is no load.
+func imbalance(loads []uint64) (float64, bool) {
+	total, most := uint64(0), uint64(0)
+	for _, n := range loads {
+		total, most = total+n, max(most, n)
+	}
+	if total == 0 {
+		return 0, false
+	}
+	return float64(most) * float64(len(loads)) / float64(total), true
 }
 
 // planInUse publishes the plan of the last step of a phase.
@@ -104,7 +147,7 @@ type rankStatus struct {
 // the collective heartbeat, so a wedged rank is never Ready; liveness says that
 // the process answers and that its own work is not wedged, because restarting a
 // rank that waits for others would help nobody.
-func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.Observation, bool), alive func() error) http.Handler {
+func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.Observation, bool), alive func() error, trace http.HandlerFunc) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -128,6 +171,7 @@ func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.O
 		}
 		writeJSON(w, status())
 	})
+	mux.HandleFunc("GET /debug/trace", trace)
 	return mux
 }
 

@@ -81,6 +81,7 @@ func (l *leader) record(shape batchShape, c choice, measured float64) {
 	l.metrics.seconds.WithLabelValues(ph, string(c.plan.Policy)).Observe(measured / 1000)
 	l.metrics.predicted.WithLabelValues(ph).Set(c.predicted / 1000)
 	l.metrics.measured.WithLabelValues(ph).Set(measured / 1000)
+	l.metrics.exposed.WithLabelValues(ph).Set(c.exposed / 1000)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()

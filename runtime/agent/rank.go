@@ -22,6 +22,7 @@ import (
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
+	"github.com/findep/findep-operator/runtime/schedule"
 	"github.com/findep/findep-operator/runtime/transport"
 	"github.com/findep/findep-operator/runtime/weights"
 )
@@ -57,6 +58,7 @@ type rank struct {
 	metrics        *metrics
 	log            *slog.Logger
 	watch          *watchdog
+	now            executor.Clock
 
 	mu    sync.Mutex
 	epoch uint64
@@ -88,7 +90,8 @@ func (a *agent) load() error {
 		return err
 	}
 	defer func() { _ = checkpoint.Close() }()
-	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, pipelines: pipelinesOf(a.device), metrics: a.metrics, log: a.log, watch: a.watch}
+	a.rank = &rank{role: in.RoleOf(a.options.Rank), attentionRanks: in.AttentionRanks, pipelines: pipelinesOf(a.device),
+		metrics: a.metrics, log: a.log, now: a.now, watch: a.watch}
 	a.metrics.loads.Inc()
 	if a.rank.role == plan.Attention {
 		return a.loadAttention(in, checkpoint)
@@ -131,7 +134,7 @@ func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint)
 	r, err := executor.NewAttention(executor.AttentionConfig{
 		Rank: a.options.Rank, AttentionRanks: in.AttentionRanks, ExpertRanks: in.ExpertRanks,
 		Shape: a.shape, Device: a.device, Weights: w, KVBlocks: a.limits.blocksPerRank,
-		MaxContextTokens: a.limits.maxContext, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads,
+		MaxContextTokens: a.limits.maxContext, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads, Now: a.now,
 	})
 	if err != nil {
 		return err
@@ -149,7 +152,7 @@ func (a *agent) loadExperts(in *plan.Instance, checkpoint *weights.Checkpoint) e
 	a.rank.free = w.Free
 	r, err := executor.NewExpert(executor.ExpertConfig{
 		Rank: a.options.Rank, AttentionRanks: in.AttentionRanks, ExpertRanks: in.ExpertRanks,
-		Shape: a.shape, Device: a.device, Weights: w, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads,
+		Shape: a.shape, Device: a.device, Weights: w, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads, Now: a.now,
 	})
 	if err != nil {
 		return err
@@ -201,6 +204,7 @@ func (r *rank) drop() {
 
 // step runs one command of the leader.
 func (r *rank) step(ctx context.Context, epoch uint64, payload []byte) ([]byte, error) {
+	received := r.now()
 	command := &agentpb.StepCommand{}
 	if err := proto.Unmarshal(payload, command); err != nil {
 		return nil, fmt.Errorf("the leader's command is unreadable: %w", err)
@@ -218,14 +222,28 @@ func (r *rank) step(ctx context.Context, epoch uint64, payload []byte) ([]byte, 
 		return nil, err
 	}
 	r.count(&result)
-	return proto.Marshal(outcomeToProto(command.Number, &result))
+	outcome := outcomeToProto(command.Number, &result)
+	if command.Trace {
+		outcome.ReceivedNanoseconds, outcome.StartedNanoseconds, outcome.AnsweredNanoseconds = received, result.Started, r.now()
+	}
+	return proto.Marshal(outcome)
 }
 
 func (r *rank) count(result *executor.Result) {
+	var busy [schedule.NumResources]int64
 	for kind, d := range result.Durations {
 		if d.Tasks > 0 {
 			r.metrics.stage.WithLabelValues(executor.Kind(kind).String()).Add(float64(d.Nanoseconds) / 1e9)
+			busy[resourceOf(executor.Kind(kind))] += d.Nanoseconds
 		}
+	}
+	for i, nanoseconds := range busy {
+		if nanoseconds == 0 {
+			continue
+		}
+		resource := schedule.Resource(i)
+		r.metrics.busy.WithLabelValues(resource.String()).Add(float64(nanoseconds) / 1e9)
+		r.metrics.bubble.WithLabelValues(resource.String()).Add(float64(max(0, result.Nanoseconds-nanoseconds)) / 1e9)
 	}
 	for expert, rows := range result.ExpertLoad {
 		r.metrics.rows.WithLabelValues(fmt.Sprint(expert)).Add(float64(rows))

@@ -146,7 +146,7 @@ func TestRankThatHangsInAStepIsNotAlive(t *testing.T) {
 	w, wait := testWatchdog()
 	runner := &stuck{began: make(chan struct{}), let: make(chan struct{})}
 	mesh := &abortedMesh{}
-	r := &rank{role: plan.Expert, attentionRanks: 1, runner: runner, watch: w, epoch: 4, mesh: mesh}
+	r := &rank{role: plan.Expert, attentionRanks: 1, runner: runner, watch: w, now: executor.Monotonic(), epoch: 4, mesh: mesh}
 	payload, err := proto.Marshal(&agentpb.StepCommand{Number: 9, DeadlineMilliseconds: 8000,
 		Plan: &agentpb.PlanInUse{Policy: string(plan.FinDEP), MicroBatchSize: 1, R1: 1, R2: 1, Order: string(plan.ASAS), Chunks: 1}})
 	if err != nil {
@@ -167,7 +167,7 @@ func TestRankThatHangsInAStepIsNotAlive(t *testing.T) {
 	if err := w.check(); !errors.Is(err, ErrWedged) || !strings.Contains(err.Error(), "step 9 of epoch 4") {
 		t.Errorf("after it: %v", err)
 	}
-	h := newHTTPHandler(newMetrics(1, func() rankStatus { return rankStatus{} }), nil, nil, w.check)
+	h := newHTTPHandler(newMetrics(1, func() rankStatus { return rankStatus{} }), nil, nil, w.check, http.NotFound)
 	answer := httptest.NewRecorder()
 	h.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 	if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), "step 9") {

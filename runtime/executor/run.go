@@ -32,8 +32,8 @@ var (
 // Clock returns nanoseconds of a monotonic clock.
 type Clock func() int64
 
-// monotonic is the default Clock.
-func monotonic() Clock {
+// Monotonic is the default Clock: the time since it was made.
+func Monotonic() Clock {
 	start := time.Now()
 	return func() int64 { return int64(time.Since(start)) }
 }
@@ -104,7 +104,7 @@ const maxSchedules = 32
 
 func (e *engine) init(dev backend.Device, threads int, compute schedule.Resource) error {
 	if e.now == nil {
-		e.now = monotonic()
+		e.now = Monotonic()
 	}
 	e.tracker = newTracker()
 	e.schedules = map[plan.Plan]*schedule.Schedule{}

@@ -268,8 +268,13 @@ type RankOutcome struct {
 	// Rows computed per local expert in this step, on expert ranks.
 	ExpertLoad      []uint64 `protobuf:"varint,4,rep,packed,name=expert_load,json=expertLoad,proto3" json:"expert_load,omitempty"`
 	WallNanoseconds int64    `protobuf:"varint,5,opt,name=wall_nanoseconds,json=wallNanoseconds,proto3" json:"wall_nanoseconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// On the rank's own clock, and only if a trace was asked for: when the command
+	// was received, when the step began, and when this answer was made.
+	ReceivedNanoseconds int64 `protobuf:"varint,7,opt,name=received_nanoseconds,json=receivedNanoseconds,proto3" json:"received_nanoseconds,omitempty"`
+	StartedNanoseconds  int64 `protobuf:"varint,8,opt,name=started_nanoseconds,json=startedNanoseconds,proto3" json:"started_nanoseconds,omitempty"`
+	AnsweredNanoseconds int64 `protobuf:"varint,9,opt,name=answered_nanoseconds,json=answeredNanoseconds,proto3" json:"answered_nanoseconds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *RankOutcome) Reset() {
@@ -344,6 +349,27 @@ func (x *RankOutcome) GetWallNanoseconds() int64 {
 	return 0
 }
 
+func (x *RankOutcome) GetReceivedNanoseconds() int64 {
+	if x != nil {
+		return x.ReceivedNanoseconds
+	}
+	return 0
+}
+
+func (x *RankOutcome) GetStartedNanoseconds() int64 {
+	if x != nil {
+		return x.StartedNanoseconds
+	}
+	return 0
+}
+
+func (x *RankOutcome) GetAnsweredNanoseconds() int64 {
+	if x != nil {
+		return x.AnsweredNanoseconds
+	}
+	return 0
+}
+
 var File_runtime_agent_agentpb_step_proto protoreflect.FileDescriptor
 
 const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
@@ -367,7 +393,7 @@ const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"microBatch\x12\x18\n" +
 	"\asegment\x18\x04 \x01(\rR\asegment\x12+\n" +
 	"\x11start_nanoseconds\x18\x05 \x01(\x03R\x10startNanoseconds\x12'\n" +
-	"\x0fend_nanoseconds\x18\x06 \x01(\x03R\x0eendNanoseconds\"\x98\x02\n" +
+	"\x0fend_nanoseconds\x18\x06 \x01(\x03R\x0eendNanoseconds\"\xaf\x03\n" +
 	"\vRankOutcome\x12\x16\n" +
 	"\x06number\x18\x06 \x01(\x04R\x06number\x126\n" +
 	"\aresults\x18\x01 \x03(\v2\x1c.findep.agent.v1.PieceResultR\aresults\x12;\n" +
@@ -375,7 +401,10 @@ const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\x05trace\x18\x03 \x03(\v2\x1a.findep.agent.v1.TaskTraceR\x05trace\x12\x1f\n" +
 	"\vexpert_load\x18\x04 \x03(\x04R\n" +
 	"expertLoad\x12)\n" +
-	"\x10wall_nanoseconds\x18\x05 \x01(\x03R\x0fwallNanosecondsB9Z7github.com/findep/findep-operator/runtime/agent/agentpbb\x06proto3"
+	"\x10wall_nanoseconds\x18\x05 \x01(\x03R\x0fwallNanoseconds\x121\n" +
+	"\x14received_nanoseconds\x18\a \x01(\x03R\x13receivedNanoseconds\x12/\n" +
+	"\x13started_nanoseconds\x18\b \x01(\x03R\x12startedNanoseconds\x121\n" +
+	"\x14answered_nanoseconds\x18\t \x01(\x03R\x13answeredNanosecondsB9Z7github.com/findep/findep-operator/runtime/agent/agentpbb\x06proto3"
 
 var (
 	file_runtime_agent_agentpb_step_proto_rawDescOnce sync.Once
