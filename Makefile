@@ -47,7 +47,7 @@ clean: ## Remove build results (not the cache of tools and cluster binaries).
 ##@ Test
 
 .PHONY: test
-test: test-unit test-native test-integration test-e2e ## Run all tests: unit, native, envtest and end-to-end.
+test: test-unit test-native test-cuda-build test-integration test-e2e ## Run all tests: unit, native, CUDA without a GPU, envtest and end-to-end.
 	@echo "make test: all passed"
 
 # The packages whose tests need a real API server or a cluster.
@@ -85,8 +85,6 @@ test-race: native ## The runtime's and the planner's tests with the race detecto
 
 ##@ Develop
 
-include hack/make/native.mk
-
 .PHONY: generate
 generate: ## Regenerate deep copies, CRDs, RBAC, protocol buffers and the chart's copies.
 	hack/generate.sh
@@ -112,3 +110,8 @@ help: ## Show this help.
 	@awk 'BEGIN {FS = ":.*##"; printf "Usage: make TARGET\n"} \
 	  /^[a-zA-Z0-9_-]+:.*?##/ { printf "  %-18s %s\n", $$1, $$2 } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) }' $(MAKEFILE_LIST)
+
+##@ Backends
+
+include hack/make/native.mk
+include hack/make/cuda.mk

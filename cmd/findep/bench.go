@@ -74,7 +74,7 @@ be chosen where the stages balance.`,
 	f.StringVar(&o.rate, "link-rate", "", "rate of the link between the groups, in tc's notation, such as 1gbit")
 	f.BoolVar(&o.link, "namespaces", false, "put each group into a network namespace even without --link-rate")
 	f.BoolVar(&o.pin, "pin", false, "give each group one core of its own")
-	f.StringVar(&o.run.backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
+	f.StringVar(&o.run.backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
 	f.IntVar(&o.run.threads, "threads", 1, "host threads per rank of the CPU backend")
 	f.BoolVarP(&o.run.verbose, "verbose", "v", false, "show the ranks' logs")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")

@@ -82,7 +82,7 @@ the decode steps, or of the prefill if one token was asked for.`,
 	f.IntVar(&o.fixed.R2, "r2", 0, "fix the segments per micro-batch")
 	f.StringVarP(&o.output, "output", "o", "text", "text or json")
 	f.StringVar(&o.logits, "logits", "", "write the fp32 logits of every prompt position to this .npy file, [positions, vocabulary]")
-	f.StringVar(&o.backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
+	f.StringVar(&o.backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
 	f.IntVar(&o.threads, "threads", 1, "host threads per rank of the CPU backend")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show the ranks' logs")
 	return cmd

@@ -34,9 +34,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// testBackend is the native one where the test was built with it.
+// testBackend is what FINDEP_TEST_BACKEND names, as `make test-cuda` does, else
+// the native one where the test was built with it.
 func testBackend(t *testing.T) string {
 	t.Helper()
+	if name := os.Getenv("FINDEP_TEST_BACKEND"); name != "" {
+		return name
+	}
 	dev, err := backend.Open("cpu", backend.Options{})
 	if err != nil {
 		t.Logf("using the reference backend: %v", err)
@@ -72,16 +76,23 @@ func references(t *testing.T) []reference {
 
 func findep(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	var out, progress bytes.Buffer
+	out, _, err := findepLog(t, args...)
+	return out, err
+}
+
+// findepLog returns what the command writes to standard output and error.
+func findepLog(t *testing.T, args ...string) (out, log string, err error) {
+	t.Helper()
+	var stdout, progress bytes.Buffer
 	root := newRoot()
 	root.SetArgs(args)
-	root.SetOut(&out)
+	root.SetOut(&stdout)
 	root.SetErr(&progress)
-	err := root.ExecuteContext(t.Context())
+	err = root.ExecuteContext(t.Context())
 	if err != nil && progress.Len() > 0 {
 		t.Logf("standard error:\n%s", progress.String())
 	}
-	return out.String(), err
+	return stdout.String(), progress.String(), err
 }
 
 // TestRunEqualsTransformers runs real processes in each split and policy.

@@ -10,8 +10,10 @@
 #   cuda-shim       build/cuda/libfindep_cuda_shim.so: the same sources on a model
 #                   of CUDA that runs on the CPU, for tests
 #   test-cuda-shim  the conformance suite on it
-#   test-cuda       the tests of the real library: on a GPU the conformance suite,
-#                   without one that it says so
+#   test-cuda-build all that can be known without a GPU, part of `make test`: the
+#                   two builds, the table of resources, the symbols, loading by C
+#                   (under valgrind) and by the Go binary, the suite on the model
+#   test-cuda       the tests on a GPU; says so where there is none
 #
 # nvcc 13 is taken from the PATH; where it is not, NVIDIA's wheels are installed
 # into the cache folder (some 840 MiB). While developing, one architecture is
@@ -51,13 +53,18 @@ CUDA_HOST := $(wildcard kernels/cuda/*.cc kernels/common/*.cc)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.h kernels/cuda/*.cuh kernels/common/*.h) kernels/include/findep/backend.h
 CUDA_OBJECTS := $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o) $(CUDA_HOST:%.cc=$(CUDA_BUILD)/%.cc.o)
 CUDA_LIBRARY := $(CUDA_BUILD)/libfindep_cuda.so
+CUDA_EXPORTS := kernels/cuda/exports.map
 
 CUDA_SHIM_SOURCES := $(wildcard kernels/tests/cudashim/*)
 CUDA_SHIM := $(CUDA_BUILD)/libfindep_cuda_shim.so
 CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wno-unknown-pragmas -Wno-unused-function \
 	-DFINDEP_CUDA_SHIM -Ikernels/tests/cudashim $(CUDA_INCLUDES)
 
-.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda cuda-clean FORCE
+# What runs in parallel within one of the targets here.
+CUDA_JOBS ?= $(shell nproc)
+CUDA_LOADER := $(CUDA_BUILD)/loader
+
+.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda cuda-clean FORCE
 
 cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
 
@@ -97,8 +104,9 @@ $(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
 
 # The CUDA and C++ runtimes are inside and hidden; cuBLAS is found beside the
 # library, where links to the toolkit's stand, or by the loader's path.
-$(CUDA_LIBRARY): $(CUDA_OBJECTS)
-	$(CXX) -shared -o $@ $^ -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,-z,defs \
+$(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
+	$(CXX) -shared -o $@ $(CUDA_OBJECTS) -static-libstdc++ -static-libgcc -Wl,-z,defs \
+		-Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) \
 		-Wl,-rpath,'$$ORIGIN' $(CUDA_LIB)/libcudart_static.a $(CUDA_LIB)/libcublas.so.13 \
 		-Wl,-rpath-link,$(CUDA_LIB) -lpthread -ldl -lrt
 	ln -sf $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
@@ -116,8 +124,8 @@ $(CUDA_BUILD)/shim/%.o: % $(CUDA_HEADERS) $(CUDA_SHIM_SOURCES) hack/make/cuda.mk
 	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -x c++ -c $< -o $@
 
 $(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUILD)/shim/%.o) \
-		$(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o
-	$(CXX) -shared -o $@ $^ -Wl,-z,defs -lpthread -ldl
+		$(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o | $(CUDA_EXPORTS)
+	$(CXX) -shared -o $@ $^ -Wl,-z,defs -Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) -lpthread -ldl
 
 # In the place of libnccl.so.2, for ranks within one process.
 CUDA_FAKE_NCCL := $(CUDA_BUILD)/libnccl_fake.so
@@ -132,8 +140,23 @@ test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) ## Run the conformance suite on t
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
 		go test -count=1 -tags findep_native -run 'OnTheModelOfCUDA' ./runtime/executor
 
-test-cuda: $(CUDA_LIBRARY) ## Run the tests of the CUDA backend; without a GPU, that it says so.
-	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) go test -count=1 -v -tags findep_native -run 'TestCUDALibrary' ./runtime/backend/native
+$(CUDA_LOADER): kernels/tests/loader/loader.c kernels/include/findep/backend.h
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -g -Wall -Wextra -Werror -Ikernels/include -o $@ $< -ldl
+
+# Valgrind does not know what a driver does, so this is for machines without.
+test-cuda-load: $(CUDA_LIBRARY) $(CUDA_LOADER) native
+	@hack/prerequisites.sh
+	valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect \
+		--suppressions=hack/cuda/valgrind.supp $(CUDA_LOADER) $(abspath $(CUDA_LIBRARY))
+	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) go test -count=1 -tags findep_native -run 'CUDA' ./runtime/backend/native ./cmd/findep
+
+test-cuda-build: ## Build the CUDA backend for all architectures and test what needs no GPU.
+	$(MAKE) -j$(CUDA_JOBS) cuda cuda-shim
+	$(MAKE) cuda-resources test-cuda-load test-cuda-shim
+
+test-cuda: $(CUDA_LIBRARY) $(CUDA_LOADER) native ## Run the tests that need a GPU; says so where there is none.
+	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) hack/cuda/test.sh
 
 cuda-clean: ## Remove the CUDA build; the toolkit stays in the cache.
 	rm -rf $(CUDA_BUILD)

@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kThreads) unpack_kernel(UnpackParams p) {
   for (int64_t r = blockIdx.x; r <= p.rows; r += gridDim.x) {
     const int64_t a = r < p.rows ? rank_of_row(p.first, p.ranks, r) : p.ranks;
     int64_t base = 0;
+#pragma unroll 1  // or sm_90a spills
     for (int64_t before = 0; before < a; ++before) base += counts_of(p, before).pairs;
     if (a == p.ranks) {
       if (threadIdx.x == 0) p.pair_start[r] = static_cast<int32_t>(base);

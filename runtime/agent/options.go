@@ -31,7 +31,7 @@ type Options struct {
 	// PodUID identifies the pod, so that a restarted container may take its own
 	// rank back at once; empty outside of Kubernetes.
 	PodUID string
-	// Backend names the kernels to use: cpu, reference, cuda.
+	// Backend names the kernels to use: cpu, reference, cuda, auto.
 	Backend string
 	// Threads bounds the host threads of the CPU backend; 0 means one.
 	Threads int
@@ -62,7 +62,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.ListenHost, "listen-host", "", "address to listen on (default all)")
 	f.StringVar(&o.AdvertiseHost, "advertise-host", "", "address other ranks reach this one at (default: the instance's host of this rank)")
 	f.StringVar(&o.PodUID, "pod-uid", "", "this pod's UID")
-	f.StringVar(&o.Backend, "backend", "cpu", "kernels to use: cpu, cuda or reference")
+	f.StringVar(&o.Backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
 	f.IntVar(&o.Threads, "threads", 1, "host threads of the CPU backend")
 	f.DurationVar(&o.HeartbeatInterval, "heartbeat-interval", rendezvous.DefaultHeartbeatInterval, "time between heartbeats")
 	f.DurationVar(&o.HeartbeatTimeout, "heartbeat-timeout", rendezvous.DefaultHeartbeatTimeout, "silence after which a rank counts as lost")

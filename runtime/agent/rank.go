@@ -71,9 +71,13 @@ func (a *agent) load() error {
 	in := a.config.current.Load()
 	a.reportGPUs()
 	var err error
-	if a.device, err = backend.Open(a.options.Backend, backend.Options{}); err != nil {
+	a.device, err = backend.Open(a.options.Backend, backend.Options{Fallback: func(reason error) {
+		a.log.Warn("no GPU backend, using the CPU", "reason", reason.Error())
+	}})
+	if err != nil {
 		return err
 	}
+	a.log.Info("device", "name", a.device.Name())
 	if err := reservePool(a.device); err != nil {
 		return err
 	}

@@ -16,6 +16,9 @@ type Options struct {
 	// Library is the path of the backend's shared library where it has one;
 	// empty for the default.
 	Library string
+	// Fallback, if given, is told why "auto" does not use the device it would
+	// have preferred, before it opens the other.
+	Fallback func(reason error)
 }
 
 var registry = struct {

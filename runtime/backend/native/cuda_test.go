@@ -5,8 +5,10 @@
 package native_test
 
 import (
+	"debug/elf"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +57,79 @@ func TestCUDALibrary(t *testing.T) {
 		t.Fatal(err)
 	}
 	conformance.Run(t, open)
+}
+
+// TestCUDASymbols looks at what the shared library shows to and asks of the
+// process: the runtimes inside must not clash with others, and a machine without
+// a driver must be able to load it.
+func TestCUDASymbols(t *testing.T) {
+	library, err := elf.Open(builtCUDA(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer library.Close()
+	symbols, err := library.DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exported []string
+	for _, s := range symbols {
+		if s.Section != elf.SHN_UNDEF && elf.ST_TYPE(s.Info) != elf.STT_SECTION {
+			exported = append(exported, s.Name)
+		}
+	}
+	if want := []string{"findep_backend_open"}; !slices.Equal(exported, want) {
+		t.Errorf("it exports %d symbols, %q; it must export %q only", len(exported), exported, want)
+	}
+	if name, err := library.DynString(elf.DT_SONAME); err != nil || !slices.Equal(name, []string{native.DefaultLibrary}) {
+		t.Errorf("its SONAME is %q, %v; it must be %s", name, err, native.DefaultLibrary)
+	}
+	needed, err := library.ImportedLibraries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range needed {
+		if strings.HasPrefix(name, "libcuda.") || strings.HasPrefix(name, "libstdc++") {
+			t.Errorf("it needs %s, which not every machine has", name)
+		}
+	}
+}
+
+// TestCUDAAuto asks for a GPU where there may be none.
+func TestCUDAAuto(t *testing.T) {
+	for _, c := range []struct{ name, library, reason string }{
+		{"no library", "/nowhere/libfindep_cuda.so", "/nowhere/libfindep_cuda.so"},
+		{"no device", builtCUDA(t), "no CUDA device"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var reason error
+			dev, err := backend.Open(native.Auto, backend.Options{Library: c.library, Fallback: func(e error) { reason = e }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dev.Close()
+			if reason == nil && strings.HasPrefix(dev.Name(), "cuda:") {
+				t.Skipf("the device is %s", dev.Name())
+			}
+			if dev.Name() != native.CPU || reason == nil || !strings.Contains(reason.Error(), c.reason) {
+				t.Errorf("the device is %s because of %v; it must be the CPU because of %q", dev.Name(), reason, c.reason)
+			}
+		})
+	}
+}
+
+// TestAutoKeepsOtherFailures: a remedy other than the CPU must not be hidden.
+func TestAutoKeepsOtherFailures(t *testing.T) {
+	path := compile(t, `#include <stdio.h>
+#include "findep/backend.h"
+static findep_status device_open(int32_t i, findep_device** d, findep_error* e) {
+  e->status = FINDEP_VERSION_MISMATCH; snprintf(e->message, sizeof(e->message), "update the driver"); return e->status; }
+static findep_backend table = {FINDEP_ABI_VERSION, sizeof(findep_backend), "old", .device_open = device_open};
+const findep_backend* findep_backend_open(uint32_t v, findep_error* e) { return &table; }`)
+	_, err := backend.Open(native.Auto, backend.Options{Library: path})
+	if !errors.Is(err, native.ErrVersionMismatch) || !strings.Contains(err.Error(), "update the driver") {
+		t.Errorf("the error is %v; it must be the library's", err)
+	}
 }
 
 // TestCUDAShim runs the conformance suite on the CUDA backend's own sources,

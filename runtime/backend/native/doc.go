@@ -2,8 +2,8 @@
 
 // Package native drives backends written in C or C++ through the function
 // table of kernels/include/findep/backend.h. It registers "cpu", which is
-// linked in, and "cuda", a shared library that is loaded when it is first
-// opened.
+// linked in, "cuda", a shared library that is loaded when it is first opened,
+// and "auto", which prefers the latter.
 //
 // It is the only package of the project that uses cgo, and only when it is
 // built with the tag findep_native after `make native`; otherwise both names
@@ -16,10 +16,14 @@ package native
 
 import "github.com/findep/findep-operator/runtime/backend"
 
-// The names under which the backends are registered.
+// The names under which the backends are registered. Auto is CUDA where there
+// is a library and a device, else CPU; every other failure of CUDA, such as a
+// driver that is too old, stays an error, because its remedy is not a slower
+// device.
 const (
 	CPU  = "cpu"
 	CUDA = "cuda"
+	Auto = "auto"
 )
 
 const (
@@ -33,4 +37,5 @@ const (
 func init() {
 	backend.Register(CPU, openCPU)
 	backend.Register(CUDA, openCUDA)
+	backend.Register(Auto, openAuto)
 }

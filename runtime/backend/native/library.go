@@ -49,6 +49,17 @@ func openCUDA(options backend.Options) (backend.Device, error) {
 	return openDevice(table, options.Index)
 }
 
+func openAuto(options backend.Options) (backend.Device, error) {
+	dev, err := openCUDA(options)
+	if err == nil || !errors.Is(err, ErrNoDevice) && !errors.Is(err, ErrNoLibrary) {
+		return dev, err
+	}
+	if options.Fallback != nil {
+		options.Fallback(err)
+	}
+	return openCPU(options)
+}
+
 // libraries are those loaded so far by path. They stay loaded: a CUDA library
 // cannot be unloaded safely.
 var libraries = struct {
@@ -67,7 +78,7 @@ func load(path string) (*C.findep_backend, error) {
 	defer C.free(unsafe.Pointer(name))
 	handle := C.dlopen(name, C.RTLD_NOW|C.RTLD_LOCAL)
 	if handle == nil {
-		return nil, fmt.Errorf("loading the library: %s; install it, or name it in %s", C.GoString(C.dlerror()), LibraryVariable)
+		return nil, fmt.Errorf("%w: %s; install it, or name it in %s", ErrNoLibrary, C.GoString(C.dlerror()), LibraryVariable)
 	}
 	table, err := tableOf(path, handle)
 	if err != nil {
@@ -110,6 +121,8 @@ var (
 	ErrCancelled       = backend.ErrCancelled
 	ErrDeviceLost      = backend.ErrDeviceLost
 	ErrInternal        = errors.New("internal error")
+	// ErrNoLibrary is a backend's shared library that cannot be loaded.
+	ErrNoLibrary = errors.New("loading the library")
 )
 
 var kinds = map[C.findep_status]error{

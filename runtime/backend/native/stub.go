@@ -20,3 +20,4 @@ var errNotBuilt = errors.New("this program was built without native backends: ru
 
 func openCPU(backend.Options) (backend.Device, error)  { return nil, errNotBuilt }
 func openCUDA(backend.Options) (backend.Device, error) { return nil, errNotBuilt }
+func openAuto(backend.Options) (backend.Device, error) { return nil, errNotBuilt }

@@ -13,7 +13,7 @@ import (
 )
 
 func TestNotBuilt(t *testing.T) {
-	for _, name := range []string{native.CPU, native.CUDA} {
+	for _, name := range []string{native.CPU, native.CUDA, native.Auto} {
 		if _, err := backend.Open(name, backend.Options{}); err == nil || !strings.Contains(err.Error(), "make native") {
 			t.Errorf("opening %s: %v; the error must say how to get it", name, err)
 		}
