@@ -48,6 +48,9 @@ const (
 	// ReasonProfileInvalid surfaces when a GPUProfile holds figures that cannot
 	// be planned with.
 	ReasonProfileInvalid = "ProfileInvalid"
+	// ReasonPodTemplateInvalid surfaces when groups.*.podTemplate is no pod
+	// template, or changes what it must not; the message names the fields.
+	ReasonPodTemplateInvalid = "PodTemplateInvalid"
 	// ReasonObjectiveUnreachable surfaces when no schedule is predicted to meet
 	// spec.slo. The instance runs with the schedule that comes nearest.
 	ReasonObjectiveUnreachable = "ObjectiveUnreachable"
@@ -72,8 +75,8 @@ const (
 	ReasonWaitingForScheduler = "WaitingForScheduler"
 	// ReasonPodsNotCreated surfaces when pods are still to be made.
 	ReasonPodsNotCreated = "PodsNotCreated"
-	// ReasonGangNotServed surfaces when placement.gang is Required and the API
-	// server does not serve PodGroups.
+	// ReasonGangNotServed surfaces when placement.gang is Required, or
+	// placement.backend names a backend, and the API server does not serve it.
 	ReasonGangNotServed = "GangNotServed"
 	// ReasonNoInstances surfaces (on several conditions) when replicas is 0.
 	ReasonNoInstances = "NoInstances"

@@ -47,6 +47,25 @@ type GPUProfileSpec struct {
 	// +kubebuilder:validation:Maximum=1125899906842624
 	ReservedBytes int64 `json:"reservedBytes,omitempty"`
 
+	// resources are extended resources that a pod needs beside its GPU, for
+	// example rdma/hca: 1 where the interconnect is InfiniBand. They are asked for
+	// in instances that are made from now on.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	Resources []ExtendedResource `json:"resources,omitempty"`
+
+	// environment of the runtime container, for example NCCL_IB_HCA. It is set in
+	// instances that are made from now on.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Environment []EnvironmentVariable `json:"environment,omitempty"`
+
 	// gemm is the time of one dense matrix product.
 	// +required
 	GEMM ComputeModel `json:"gemm,omitzero"`
@@ -74,6 +93,39 @@ type GPUProfileSpec struct {
 	// direction.
 	// +required
 	Link TransferModel `json:"link,omitzero"`
+}
+
+// ExtendedResource is a resource that a device plugin offers.
+type ExtendedResource struct {
+	// name of the resource, for example rdma/hca_shared_devices_a.
+	// +required
+	// +kubebuilder:validation:MinLength=3
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self != 'nvidia.com/gpu'",message="leave nvidia.com/gpu out of resources: every pod has its GPU"
+	Name string `json:"name,omitempty"`
+
+	// count is how many a pod asks for.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1024
+	Count int32 `json:"count,omitempty"`
+}
+
+// EnvironmentVariable is a name and a value.
+type EnvironmentVariable struct {
+	// name of the variable.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_]*$`
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('POD_') && !self.startsWith('FINDEP_')",message="names that start with POD_ or FINDEP_ are the operator's own"
+	Name string `json:"name,omitempty"`
+
+	// value of the variable; it is taken as it is, without expansion.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Value string `json:"value,omitempty"`
 }
 
 // ProfileQuality says where the figures of a profile come from.

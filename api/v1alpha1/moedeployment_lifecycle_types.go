@@ -2,63 +2,6 @@
 
 package v1alpha1
 
-// PlacementSpec says where and how the pods of an instance are scheduled.
-type PlacementSpec struct {
-	// gang says whether the pods of an instance are scheduled all or none. Auto
-	// (default) does so where the API server serves
-	// scheduling.k8s.io PodGroups; Required makes no pods where it does not; Off
-	// schedules pods one by one.
-	// +optional
-	Gang GangMode `json:"gang,omitempty"`
-
-	// topology keeps the pods of one instance close together.
-	// +optional
-	Topology TopologySpec `json:"topology,omitzero"`
-
-	// priorityClassName of the pods.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	PriorityClassName string `json:"priorityClassName,omitempty"`
-}
-
-// GangMode says whether an instance is scheduled all or none.
-// +kubebuilder:validation:Enum=Auto;Required;Off
-type GangMode string
-
-// The gang modes.
-const (
-	GangAuto     GangMode = "Auto"
-	GangRequired GangMode = "Required"
-	GangOff      GangMode = "Off"
-)
-
-// TopologySpec keeps the pods of one instance close together.
-type TopologySpec struct {
-	// instance says how strictly all pods of one instance share a topology
-	// domain. Default None.
-	// +optional
-	Instance TopologyMode `json:"instance,omitempty"`
-
-	// key is the node label whose value is the domain, for example
-	// topology.kubernetes.io/rack.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=317
-	Key string `json:"key,omitempty"`
-}
-
-// TopologyMode says how strictly a topology domain is shared.
-// +kubebuilder:validation:Enum=Preferred;Required;None
-type TopologyMode string
-
-// The topology modes.
-const (
-	TopologyPreferred TopologyMode = "Preferred"
-	TopologyRequired  TopologyMode = "Required"
-	TopologyNone      TopologyMode = "None"
-)
-
 // RolloutSpec says how changes that need new pods are carried out. The unit is
 // a whole instance: its attention and expert pods are always of one revision.
 type RolloutSpec struct {

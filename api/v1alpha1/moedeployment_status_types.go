@@ -75,6 +75,10 @@ type MoEDeploymentStatus struct {
 	// +kubebuilder:validation:MaxItems=2
 	Profiles []ProfileStatus `json:"profiles,omitempty"`
 
+	// placement says how instances made from the current spec are placed.
+	// +optional
+	Placement *PlacementStatus `json:"placement,omitempty"`
+
 	// instances describes each instance.
 	// +optional
 	// +listType=map
@@ -372,6 +376,10 @@ type InstanceStatus struct {
 	// pods is the number of pods that the instance needs.
 	// +optional
 	Pods int32 `json:"pods,omitempty"`
+
+	// placement is where its pods are.
+	// +optional
+	Placement *InstancePlacement `json:"placement,omitempty"`
 
 	// missingRanks are the ranks that have not joined, at most 16 of them.
 	// +optional

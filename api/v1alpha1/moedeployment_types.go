@@ -199,7 +199,10 @@ type GroupsSpec struct {
 
 // GroupSpec overrides how the pods of one group are made.
 type GroupSpec struct {
-	// gpusPerPod is the number of GPUs of one pod. Default 1.
+	// gpusPerPod is the number of GPUs of one pod. Default 1. Every rank of
+	// FinDEP's own runtime is a process with one GPU in a pod of its own, so that
+	// other values have no effect: to keep the ranks of a group on one node, set
+	// placement.topology.attention or expert with the key kubernetes.io/hostname.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=16
@@ -240,8 +243,16 @@ type GroupSpec struct {
 	// +optional
 	ServerResources *corev1.ResourceRequirements `json:"serverResources,omitempty"`
 
+	// deviceClaim makes the pods claim their GPU through Dynamic Resource
+	// Allocation (resource.k8s.io/v1) instead of asking for nvidia.com/gpu.
+	// +optional
+	DeviceClaim *DeviceClaimSpec `json:"deviceClaim,omitempty"`
+
 	// podTemplate is a strategic merge patch of a pod template (metadata and
-	// spec) that is applied last.
+	// spec) that is applied last. What ties a pod to its rank cannot be changed:
+	// its name, host name, restart policy, scheduling group and service account
+	// token, labels and annotations of the operator, the GPU, and image, command,
+	// arguments, ports and mounts of the operator's containers and volumes.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Type=object

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/utils/clock"
@@ -155,11 +156,17 @@ func managerOptions(o *options) ctrl.Options {
 }
 
 func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates) error {
-	gang, err := moedeployment.GangServed(mgr.GetRESTMapper())
+	ask, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
-		return fmt.Errorf("ask whether PodGroups are served: %w", err)
+		return fmt.Errorf("ask what the API server serves: %w", err)
 	}
-	ctrl.Log.WithName("setup").Info("Starting", "gangScheduling", gang, "namespaces", o.watchNamespaces,
+	backends := &moedeployment.DiscoveryDetector{Discovery: ask, Clock: clock.RealClock{}}
+	served, err := backends.Served()
+	if err != nil {
+		return err
+	}
+	gang := served.PodGroup
+	ctrl.Log.WithName("setup").Info("Starting", "backends", served, "namespaces", o.watchNamespaces,
 		"runtimeImage", o.runtimeImage, "serverImage", o.serverImage)
 	r := &moedeployment.Reconciler{
 		Client:   mgr.GetClient(),
@@ -171,6 +178,7 @@ func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates)
 			Runtime: o.runtimeImage, Server: o.serverImage, PullPolicy: corev1.PullPolicy(o.pullPolicy),
 		},
 		GangServed:   gang,
+		Backends:     backends,
 		ClusterReads: o.clusterReads,
 
 		DisruptionBudgets: o.budgets, NetworkPolicies: o.networkPolicies,
@@ -178,7 +186,12 @@ func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates)
 	if err := r.SetupWithManager(mgr, o.concurrency); err != nil {
 		return fmt.Errorf("set up the controller: %w", err)
 	}
-	decide := func(f *resolve.Facts) { f.Images, f.GangServed = r.Images, r.GangServed }
+	decide := func(f *resolve.Facts) {
+		f.Images = r.Images
+		if now, err := backends.Served(); err == nil {
+			f.GangServed, f.Backends = now.PodGroup, now.Backends
+		}
+	}
 	if err := registerWebhooks(mgr, o, certificates, decide); err != nil {
 		return err
 	}

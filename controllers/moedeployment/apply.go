@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,12 +19,7 @@ import (
 )
 
 // child is an apply configuration of any kind of child.
-type child interface {
-	runtime.ApplyConfiguration
-	GetAPIVersion() *string
-	GetKind() *string
-	GetName() *string
-}
+type child = render.Child
 
 // apply makes a child equal to what was rendered. A child that already holds
 // every rendered field is left alone, so that nothing is written at rest, and
@@ -36,7 +32,24 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, wanted child, existing
 	} else if same, err := holds(existing, wanted); err != nil || same {
 		return err
 	}
-	return r.Client.Apply(ctx, wanted, FieldOwner, client.ForceOwnership)
+	return r.send(ctx, wanted)
+}
+
+// send applies a child. Kinds that are not of Kubernetes itself are unknown to
+// the client's scheme and go without a type.
+func (r *Reconciler) send(ctx context.Context, wanted child) error {
+	if _, foreign := wanted.(*render.VolcanoPodGroup); !foreign {
+		return r.Client.Apply(ctx, wanted, FieldOwner, client.ForceOwnership)
+	}
+	b, err := json.Marshal(wanted)
+	if err != nil {
+		return err
+	}
+	u := &unstructured.Unstructured{}
+	if err := json.Unmarshal(b, &u.Object); err != nil {
+		return err
+	}
+	return r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), FieldOwner, client.ForceOwnership)
 }
 
 // ensureFree refuses to take over an object of the same name that is somebody

@@ -93,7 +93,7 @@ func (s *scope) feasible() verdict {
 
 func (s *scope) scheduled(views []instanceView) verdict {
 	if s.resolved.GangMissing {
-		return no(v1alpha1.ReasonGangNotServed, "placement.gang is Required, but this API server does not serve scheduling.k8s.io/v1beta1 PodGroups. Enable them, or set placement.gang to Auto.")
+		return no(v1alpha1.ReasonGangNotServed, s.resolved.GangProblem)
 	}
 	if len(views) == 0 {
 		return unknown(v1alpha1.ReasonNoInstances, "spec.replicas is 0.")
@@ -116,15 +116,18 @@ func (s *scope) scheduled(views []instanceView) verdict {
 }
 
 func (s *scope) gangRemark() string {
+	d := &s.resolved.Decision
 	switch {
-	case s.resolved.Decision.Gang:
+	case d.Gang && d.Backend == v1alpha1.BackendPodGroup:
 		return "placed as one gang per instance"
+	case d.Gang:
+		return fmt.Sprintf("placed as one gang per instance by %s", d.Backend)
 	case s.deployment.Spec.Placement.Gang == v1alpha1.GangOff:
 		return "placed one by one (placement.gang is Off)"
 	case s.facts.GangServed:
 		return "placed one by one (the instances were made before this API server served PodGroups)"
 	default:
-		return "placed one by one (this API server does not serve scheduling.k8s.io/v1beta1 PodGroups)"
+		return "placed one by one (this API server does not serve scheduling.k8s.io/v1beta1 PodGroups, nor another backend)"
 	}
 }
 
@@ -193,7 +196,7 @@ func (s *scope) nothingMade() (verdict, bool) {
 	case !s.resolved.Feasible.OK:
 		return no(v1alpha1.ReasonInfeasible, s.resolved.Feasible.Message), true
 	case s.resolved.GangMissing:
-		return no(v1alpha1.ReasonGangNotServed, "placement.gang is Required and cannot be had; see condition Scheduled."), true
+		return no(v1alpha1.ReasonGangNotServed, "The backend that spec.placement asks for cannot be had; see condition Scheduled."), true
 	case len(s.failures) > 0:
 		return no(v1alpha1.ReasonReconcileFailed, strings.Join(s.failures, "; ")), true
 	}

@@ -46,8 +46,12 @@ type Reconciler struct {
 	Observer Observer
 	// Images are the defaults for instances that are made from now on.
 	Images resolve.Images
-	// GangServed says that the API server serves PodGroups.
+	// GangServed says that the API server served PodGroups at the start; they are
+	// watched then.
 	GangServed bool
+	// Backends says what it serves now; nil means PodGroups, if GangServed, and
+	// nothing else.
+	Backends Detector
 	// ClusterReads says that GPUProfiles and nodes may be read. Without it only
 	// groups.*.profileRef with a preset, and the cpu preset, are known.
 	ClusterReads bool

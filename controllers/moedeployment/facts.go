@@ -68,6 +68,10 @@ func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
 		return err
 	}
 	facts.NodeLabels = nodeLabels(nodes.Items)
+	facts.Nodes = make(map[string]map[string]string, len(nodes.Items))
+	for i := range nodes.Items {
+		facts.Nodes[nodes.Items[i].Name] = nodes.Items[i].Labels
+	}
 	return nil
 }
 

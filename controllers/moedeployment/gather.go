@@ -27,6 +27,9 @@ const configRetry = 10 * time.Second
 
 // gather reads everything that decisions are made from.
 func (r *Reconciler) gather(ctx context.Context, s *scope) error {
+	if err := r.gatherBackends(s); err != nil {
+		return err
+	}
 	for _, read := range []phase{r.gatherChildren, r.gatherProtection, r.gatherPods, r.gatherGroups, r.gatherConfig, r.gatherProfiles} {
 		if err := read(ctx, s); err != nil {
 			return err
@@ -36,7 +39,6 @@ func (r *Reconciler) gather(ctx context.Context, s *scope) error {
 		s.byIndex(index)
 	}
 	s.facts.Images = r.Images
-	s.facts.GangServed = r.GangServed
 	s.facts.Existing = s.existingDecision(resolve.Revision(s.deployment, s.facts.Config))
 	s.gathered = true
 	return nil
@@ -125,7 +127,7 @@ func (r *Reconciler) gatherPods(ctx context.Context, s *scope) error {
 }
 
 func (r *Reconciler) gatherGroups(ctx context.Context, s *scope) error {
-	if !r.GangServed {
+	if !s.facts.GangServed {
 		return nil
 	}
 	var groups schedulingv1beta1.PodGroupList
@@ -134,7 +136,7 @@ func (r *Reconciler) gatherGroups(ctx context.Context, s *scope) error {
 	}
 	for _, group := range index(s, groups.Items) {
 		if i := s.noticeInstance(group); i != nil {
-			i.group = group
+			i.groups[group.Name] = group
 		}
 	}
 	return nil

@@ -78,10 +78,8 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 	if err != nil {
 		return err
 	}
-	if in.Gang {
-		if err := r.apply(ctx, s, render.PodGroup(in), i.group); err != nil {
-			return fmt.Errorf("PodGroup: %w", err)
-		}
+	if ready, err := r.reconcileGang(ctx, s, i, in); err != nil || !ready {
+		return err
 	}
 	var errs []error
 	made := 0
@@ -137,7 +135,11 @@ func (r *Reconciler) completePod(ctx context.Context, s *scope, i *instance, in 
 	pod := i.pods[name]
 	switch {
 	case pod == nil:
-		if err := r.Client.Apply(ctx, render.Pod(in, rank), FieldOwner, client.ForceOwnership); err != nil {
+		wanted, err := render.PatchedPod(in, rank)
+		if err != nil {
+			return false, err
+		}
+		if err := r.Client.Apply(ctx, wanted, FieldOwner, client.ForceOwnership); err != nil {
 			return false, fmt.Errorf("pod %s: %w", name, err)
 		}
 		return true, nil
@@ -213,15 +215,16 @@ func (r *Reconciler) removeInstance(ctx context.Context, s *scope, i *instance) 
 	if len(i.pods) > 0 {
 		return r.deletePods(ctx, i)
 	}
+	// The configuration goes last: as long as it is there, the instance is known.
+	if err := r.deleteGang(ctx, s, i); err != nil {
+		return err
+	}
 	var errs []error
 	if c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]; c != nil {
 		errs = append(errs, r.delete(ctx, c))
 	}
 	if c := s.secrets[render.TLSSecretName(s.owner.Name, i.index)]; c != nil {
 		errs = append(errs, r.delete(ctx, c))
-	}
-	if i.group != nil && i.group.DeletionTimestamp.IsZero() {
-		errs = append(errs, r.delete(ctx, i.group))
 	}
 	return errors.Join(errs...)
 }

@@ -77,8 +77,8 @@ type instance struct {
 	// pods are its pods, those being deleted too, by name. Set by gather, and
 	// reduced by reconcileInstances when it deletes some.
 	pods map[string]*corev1.Pod
-	// group is its PodGroup, if there is one. Set by gather.
-	group *schedulingv1beta1.PodGroup
+	// groups are its PodGroups by name. Set by gather.
+	groups map[string]*schedulingv1beta1.PodGroup
 
 	// history is what is known of its failures, remedy what follows from it for an
 	// instance at the current revision. Set by considerRecovery.
@@ -140,6 +140,7 @@ func (s *scope) byIndex(index int32) *instance {
 	if !found {
 		s.instances = slices.Insert(s.instances, at, &instance{
 			index: index, wanted: index < s.replicas(), pods: map[string]*corev1.Pod{},
+			groups: map[string]*schedulingv1beta1.PodGroup{},
 		})
 	}
 	return s.instances[at]

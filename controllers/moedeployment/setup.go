@@ -11,7 +11,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -36,15 +35,6 @@ func CacheObjects() map[client.Object]cache.ByObject {
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,
 	}
-}
-
-// GangServed asks the API server whether it serves PodGroups.
-func GangServed(mapper meta.RESTMapper) (bool, error) {
-	found, err := mapper.ResourcesFor(schedulingv1beta1.SchemeGroupVersion.WithResource("podgroups"))
-	if meta.IsNoMatchError(err) {
-		return false, nil
-	}
-	return len(found) > 0, err
 }
 
 // SetupWithManager registers the reconciler and what it watches.

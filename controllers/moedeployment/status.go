@@ -74,6 +74,7 @@ func (s *scope) instanceStatus(i *instance, before []v1alpha1.InstanceStatus) v1
 		ReadyPods: int32(v.ready), Pods: int32(v.size),
 	}
 	i.history.writeTo(&out)
+	out.Placement = s.placementOf(i, v.size)
 	out.LastFailure, out.LastExitCode = lastFailure(sorted(i.pods))
 	for _, pod := range sorted(i.pods) {
 		out.Revision = revisionOf(pod)
@@ -142,7 +143,10 @@ func (s *scope) computeDecision(st *v1alpha1.MoEDeploymentStatus) {
 			st.Profiles = append(st.Profiles, v1alpha1.ProfileStatus{Role: role, Name: p.Profile.Name, Why: p.Why})
 		}
 	}
-	st.Split = nil
+	st.Split, st.Placement = nil, nil
+	if r.OK() {
+		st.Placement = placementStatus(&r.Decision)
+	}
 	if d := r.Decision; d.Attention > 0 {
 		st.Split = &v1alpha1.SplitStatus{
 			Ratio: resolve.Ratio(d.Attention, d.Expert), Attention: int32(d.Attention), Expert: int32(d.Expert),

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/render"
@@ -131,6 +132,9 @@ func (s *stage) text() string {
 	for _, c := range st.Conditions {
 		fmt.Fprintf(&b, "%s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
 	}
+	if p := st.Placement; p != nil {
+		fmt.Fprintf(&b, "\nplaced by %s: %s %s\n", p.Backend, p.Why, p.Topology)
+	}
 	for _, i := range st.Instances {
 		fmt.Fprintf(&b, "\ninstance %d: %s, epoch %d, pods %d/%d, missing ranks %v\n", i.Index, i.Phase, i.Epoch, i.ReadyPods, i.Pods, i.MissingRanks)
 		if i.Failures > 0 {
@@ -138,6 +142,14 @@ func (s *stage) text() string {
 		}
 		if i.Message != "" {
 			fmt.Fprintf(&b, "  %s\n", i.Message)
+		}
+		if p := i.Placement; p != nil {
+			for _, n := range p.Nodes {
+				fmt.Fprintf(&b, "  ranks %s on %s\n", n.Ranks, n.Node)
+			}
+			for _, d := range p.Domains {
+				fmt.Fprintf(&b, "  %s within one %s: %s %v\n", d.Of, d.Key, d.Reached, d.Values)
+			}
 		}
 		if i.LastFailure != "" {
 			fmt.Fprintf(&b, "  last failure: %s\n", i.LastFailure)
@@ -189,7 +201,7 @@ func TestStatusTellsEachStage(t *testing.T) {
 		},
 		"04-not-enough-gpus-as-the-gang-says": func(t *testing.T) *stage {
 			s := newStage(t, lite()).pods(func(*corev1.Pod) {})
-			s.instances[0].group = &schedulingv1beta1.PodGroup{Status: schedulingv1beta1.PodGroupStatus{Conditions: []metav1.Condition{{
+			s.instances[0].groups["lite-0"] = &schedulingv1beta1.PodGroup{Status: schedulingv1beta1.PodGroupStatus{Conditions: []metav1.Condition{{
 				Type: schedulingv1beta1.PodGroupInitiallyScheduled, Status: metav1.ConditionFalse,
 				Reason: schedulingv1beta1.PodGroupReasonUnschedulable, Message: "minCount (5) cannot be satisfied: 0 scheduled, 3 remaining",
 			}}}}
@@ -269,6 +281,43 @@ func TestStatusTellsEachStage(t *testing.T) {
 		"16-scaled-to-zero": func(t *testing.T) *stage { return newStage(t, lite().Replicas(0)) },
 		"17-fields-without-effect": func(t *testing.T) *stage {
 			return newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) { s.Groups.Expert.GPUsPerPod = 2 })).pods(readyPod).observed(healthy)
+		},
+		"24-gated-by-kueue": func(t *testing.T) *stage {
+			s := newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Queue = "serving" }))
+			s.facts.Backends.Kueue = true
+			s.resolved = resolve.Resolve(s.deployment, s.facts)
+			return s.pods(func(pod *corev1.Pod) {
+				pod.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "kueue.x-k8s.io/admission"}}
+			})
+		},
+		"25-volcano-is-not-there": func(t *testing.T) *stage {
+			return newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Backend = v1alpha1.BackendVolcano }))
+		},
+		"26-in-one-rack-and-not": func(t *testing.T) *stage {
+			s := newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) {
+				s.Placement.Topology = v1alpha1.TopologySpec{
+					Instance: v1alpha1.TopologyPreferred, Key: "rack", Attention: &v1alpha1.TopologyRule{Mode: v1alpha1.TopologyRequired, Key: "clique"},
+					Expert: &v1alpha1.TopologyRule{Mode: v1alpha1.TopologyPreferred, Key: "clique"}, Spread: &v1alpha1.TopologyRule{Mode: v1alpha1.TopologyPreferred, Key: "rack"},
+				}
+			}))
+			s.facts.Nodes = map[string]map[string]string{"node1": {"rack": "r1", "clique": "c1"}, "node2": {"rack": "r2"}}
+			return s.pods(func(pod *corev1.Pod) {
+				readyPod(pod)
+				if strings.Contains(pod.Name, "-eg-") {
+					pod.Spec.NodeName = "node2"
+				}
+			}).observed(healthy)
+		},
+		"27-patch-of-pods-refused": func(t *testing.T) *stage {
+			return newStage(t, lite().With(func(s *v1alpha1.MoEDeploymentSpec) {
+				s.Groups.Expert.PodTemplate = &runtime.RawExtension{Raw: []byte(`{"spec":{"hostNetwork":true}}`)}
+			}))
+		},
+		"28-memory-check-overridden": func(t *testing.T) *stage {
+			s := newStage(t, wrappers.MoEDeployment("large").Model("deepseek-ai/DeepSeek-V3"))
+			s.deployment.Annotations = map[string]string{v1alpha1.AnnotationMemoryCheck: v1alpha1.MemoryCheckOverride}
+			s.resolved = resolve.Resolve(s.deployment, s.facts)
+			return s
 		},
 		"23-held-by-partition": func(t *testing.T) *stage {
 			w := lite().Replicas(2).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 1 })

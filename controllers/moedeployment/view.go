@@ -4,6 +4,7 @@ package moedeployment
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -82,7 +83,7 @@ func (s *scope) view(i *instance) view {
 	going, over := v.count(pods)
 	missing := max(0, v.size-len(pods))
 	if v.unscheduled > 0 {
-		v.schedulerSays = schedulerMessage(pods, i.group)
+		v.schedulerSays = schedulerMessage(pods, i.groups)
 	}
 	switch {
 	case s.serving(i):
@@ -105,7 +106,7 @@ func (s *scope) view(i *instance) view {
 		v.phase, v.reason = v1alpha1.InstanceStarting, v1alpha1.ReasonStarting
 		v.message = fmt.Sprintf("Pods missing and being made: %d of %d.", missing, v.size)
 	case v.unscheduled > 0:
-		s.viewPending(&v)
+		s.viewPending(i, pods, &v)
 	default:
 		s.viewStarting(i, pods, &v)
 	}
@@ -133,9 +134,16 @@ func (s *scope) viewFailed(i *instance, pods []*corev1.Pod, v *view) {
 	}
 }
 
-func (s *scope) viewPending(v *view) {
+func (s *scope) viewPending(i *instance, pods []*corev1.Pod, v *view) {
 	v.phase, v.reason = v1alpha1.InstancePending, v1alpha1.ReasonPending
-	v.message = fmt.Sprintf("It needs %d pods with one nvidia.com/gpu each; %d have no node yet.", v.size, v.unscheduled)
+	v.message = fmt.Sprintf("It needs %d pods with %s each; %d have no node yet.", v.size, s.needs(i), v.unscheduled)
+	if gates := gatesOf(pods); len(gates) > 0 {
+		v.message += fmt.Sprintf(" They wait for somebody to lift the scheduling gate %s", strings.Join(gates, " and "))
+		if queue := s.deployment.Spec.Placement.Queue; queue != "" && s.resolved.Decision.Backend == v1alpha1.BackendKueue {
+			v.message += fmt.Sprintf(", as Kueue does when queue %s has room", queue)
+		}
+		v.message += "."
+	}
 	if v.schedulerSays != "" {
 		v.blocked = true
 		v.message += " The scheduler says: " + v.schedulerSays
@@ -185,12 +193,16 @@ func started(pod *corev1.Pod) bool {
 
 // schedulerMessage is what the scheduler says about an instance that it cannot
 // place: of its PodGroup, else of its first pod that says anything.
-func schedulerMessage(pods []*corev1.Pod, group *schedulingv1beta1.PodGroup) string {
+func schedulerMessage(pods []*corev1.Pod, groups map[string]*schedulingv1beta1.PodGroup) string {
 	var said []string
-	if group != nil {
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		group := groups[name]
 		c := meta.FindStatusCondition(group.Status.Conditions, schedulingv1beta1.PodGroupInitiallyScheduled)
-		if c != nil && c.Status == metav1.ConditionFalse && c.Message != "" {
-			said = append(said, tail(c.Message))
+		if c == nil || c.Status != metav1.ConditionFalse || c.Message == "" {
+			continue
+		}
+		if text := tail(c.Message); !slices.Contains(said, text) {
+			said = append(said, text)
 		}
 	}
 	for _, pod := range pods {

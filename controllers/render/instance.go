@@ -16,8 +16,8 @@ func NewInput(owner Owner, index int32, r *resolve.Result) *Input {
 		Owner: owner, Index: index, Revision: r.Revision,
 		Attention: r.Decision.Attention, Expert: r.Decision.Expert,
 		Images: r.Decision.Images, Source: r.Source, Groups: r.Groups,
-		PriorityClassName: r.Placement.PriorityClassName,
-		Gang:              r.Decision.Gang, Decision: r.Decision,
+		PriorityClassName: r.Placement.PriorityClassName, Queue: r.Placement.Queue,
+		Gang: r.Decision.Gang, Decision: r.Decision,
 	}
 }
 
@@ -48,11 +48,18 @@ func Instance(owner Owner, index int32, r *resolve.Result) ([]any, error) {
 		return nil, err
 	}
 	objects := []any{configMap}
-	if in.Gang {
-		objects = append(objects, PodGroup(in))
+	for _, o := range GangObjects(in) {
+		objects = append(objects, o)
+	}
+	for _, g := range PodGroups(in) {
+		objects = append(objects, g)
 	}
 	for rank := range in.Attention + in.Expert {
-		objects = append(objects, Pod(in, rank))
+		pod, err := PatchedPod(in, rank)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, pod)
 	}
 	return objects, nil
 }

@@ -5,6 +5,7 @@ package render
 import (
 	"maps"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -19,13 +20,13 @@ import (
 // Names of the containers of a pod.
 const (
 	// RuntimeContainer is the native sidecar that solves and executes.
-	RuntimeContainer = "runtime"
+	RuntimeContainer = resolve.RuntimeContainer
 	// ServerContainer is the model server.
-	ServerContainer = "server"
+	ServerContainer = resolve.ServerContainer
 )
 
 // GPUResource is the extended resource that a pod asks for.
-const GPUResource = corev1.ResourceName("nvidia.com/gpu")
+const GPUResource = resolve.GPUResource
 
 // Places in the file system of the containers.
 const (
@@ -55,6 +56,7 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 		WithRestartPolicy(corev1.RestartPolicyAlways).
 		WithTerminationGracePeriodSeconds(30).
 		WithSecurityContext(podSecurity()).
+		WithNodeSelector(in.Decision.Hardware[in.role(rank)].NodeSelector).
 		WithNodeSelector(group.NodeSelector).
 		WithTolerations(tolerations(group)...).
 		WithInitContainers(runtimeContainer(in, rank, group)).
@@ -66,15 +68,19 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 	if in.PriorityClassName != "" {
 		spec.WithPriorityClassName(in.PriorityClassName)
 	}
-	if in.Gang {
-		spec.WithSchedulingGroup(corev1ac.PodSchedulingGroup().
-			WithPodGroupName(InstanceName(in.Owner.Name, in.Index)))
+	if a := affinity(in, rank); a != nil {
+		spec.WithAffinity(a)
 	}
-	return corev1ac.Pod(PodName(in.Owner.Name, in.Index, in.Attention, rank), in.Owner.Namespace).
+	if c := spread(in, rank); c != nil {
+		spec.WithTopologySpreadConstraints(c)
+	}
+	pod := corev1ac.Pod(PodName(in.Owner.Name, in.Index, in.Attention, rank), in.Owner.Namespace).
 		WithLabels(podLabels(in, rank)).
 		WithAnnotations(map[string]string{v1alpha1.AnnotationConfigHash: in.ConfigHash}).
 		WithOwnerReferences(in.Owner.reference()).
 		WithSpec(spec)
+	join(in, rank, pod)
+	return pod
 }
 
 // PodConfigHash is the one thing of a pod that changes while it runs. It is
@@ -97,11 +103,15 @@ func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket,
 			"--advertise-host", "$(POD_IP)", "--pod-uid", "$(POD_UID)").
 		WithPorts(port("metrics", plan.MetricsPort), port("control", plan.ControlPort), port("data", plan.DataPort)).
-		WithResources(resources(group.Resources, "50m", "128Mi", gpus(group))).
+		WithResources(runtimeResources(in, rank, group)).
 		WithReadinessProbe(probe("/readyz", plan.MetricsPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
 		// Loading weights may take minutes without answering late; a process that
 		// does not answer at all for a minute is stuck.
 		WithLivenessProbe(probe("/healthz", plan.MetricsPort).WithPeriodSeconds(10).WithFailureThreshold(6))
+	for _, e := range in.Decision.Hardware[in.role(rank)].Environment {
+		// Kubernetes would expand $(NAME).
+		c.WithEnv(corev1ac.EnvVar().WithName(e.Name).WithValue(strings.ReplaceAll(e.Value, "$(", "$$(")))
+	}
 	return c.WithVolumeMounts(
 		mount("config", configDir).WithReadOnly(true),
 		mount("tls", tlsDir).WithReadOnly(true),
@@ -225,8 +235,27 @@ func tolerations(group *v1alpha1.GroupSpec) []*corev1ac.TolerationApplyConfigura
 	return list
 }
 
-// gpus is 1 for now; another groups.*.gpusPerPod is reported as not acted on.
-func gpus(*v1alpha1.GroupSpec) int64 { return 1 }
+// runtimeResources are the user's, those of the profile, and one GPU: asked for,
+// or claimed.
+func runtimeResources(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ResourceRequirementsApplyConfiguration {
+	user := &corev1.ResourceRequirements{}
+	if group.Resources != nil {
+		user = group.Resources.DeepCopy()
+	}
+	for _, extended := range in.Decision.Hardware[in.role(rank)].Resources {
+		if user.Limits == nil {
+			user.Limits = corev1.ResourceList{}
+		}
+		name := corev1.ResourceName(extended.Name)
+		if _, set := user.Limits[name]; !set {
+			user.Limits[name] = *resource.NewQuantity(int64(extended.Count), resource.DecimalSI)
+		}
+	}
+	if group.DeviceClaim != nil {
+		return resources(user, "50m", "128Mi", 0).WithClaims(corev1ac.ResourceClaim().WithName(resolve.GPUClaim))
+	}
+	return resources(user, "50m", "128Mi", 1)
+}
 
 // resources are the user's, with the defaults for requests that the user left
 // out. A default never exceeds the user's limit, which the API server would

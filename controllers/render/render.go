@@ -40,6 +40,8 @@ type Input struct {
 	Source            resolve.Source
 	Groups            v1alpha1.GroupsSpec
 	PriorityClassName string
+	// Queue is where quota comes from, for backends that know queues.
+	Queue string
 	// Gang puts the pods into a PodGroup.
 	Gang bool
 	// ConfigHash identifies the content of the ConfigMap.
@@ -129,12 +131,7 @@ func servicePort(name string, port int32) *corev1ac.ServicePortApplyConfiguratio
 
 // PodGroup makes the scheduler place all pods of an instance or none.
 func PodGroup(in *Input) *schedulingac.PodGroupApplyConfiguration {
-	return schedulingac.PodGroup(InstanceName(in.Owner.Name, in.Index), in.Owner.Namespace).
-		WithLabels(instanceLabels(in)).
-		WithOwnerReferences(in.Owner.reference()).
-		WithSpec(schedulingac.PodGroupSpec().
-			WithSchedulingPolicy(schedulingac.PodGroupSchedulingPolicy().
-				WithGang(schedulingac.GangSchedulingPolicy().WithMinCount(int32(in.Attention + in.Expert)))))
+	return podGroup(in, InstanceName(in.Owner.Name, in.Index), in.Attention+in.Expert, in.required(resolve.OfInstance))
 }
 
 // ControllerRevision keeps the user's intent of one revision, for the history of

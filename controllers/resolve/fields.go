@@ -21,11 +21,9 @@ func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
 		name  string
 		group *v1alpha1.GroupSpec
 	}{{"attention", &spec.Groups.Attention}, {"expert", &spec.Groups.Expert}} {
-		note(g.group.GPUsPerPod > 1, "groups."+g.name+".gpusPerPod", "every pod has 1 GPU")
-		note(g.group.PodTemplate != nil, "groups."+g.name+".podTemplate", "pods are made without it")
+		note(g.group.GPUsPerPod > 1, "groups."+g.name+".gpusPerPod", "every rank has a pod with one GPU of its own; placement.topology with the key kubernetes.io/hostname keeps a group on one node")
 	}
-	t := spec.Placement.Topology
-	note(t.Instance != "" && t.Instance != v1alpha1.TopologyNone, "placement.topology", "pods are placed without regard to topology")
+	note(spec.Placement.Queue != "" && spec.Placement.Backend == v1alpha1.BackendPodGroup, "placement.queue", "PodGroups of Kubernetes know no queues")
 	return list
 }
 

@@ -28,8 +28,12 @@ type Facts struct {
 	NodeLabels []map[string]string
 	// Images are the operator's own defaults.
 	Images Images
-	// GangServed says that the API server serves PodGroups.
+	// Nodes are the labels of the nodes by name, for what is said of where pods are.
+	Nodes map[string]map[string]string
+	// GangServed says that the API server serves PodGroups, Backends what else it
+	// serves that places pods.
 	GangServed bool
+	Backends   Backends
 	// Existing is the decision that running instances of the same revision were
 	// made from; nil if there are none.
 	Existing *Decision
@@ -60,6 +64,8 @@ type Decision struct {
 	// Gang says that the pods are in a PodGroup. It is decided once, since a
 	// replacement that alone is in a group would wait for the others for ever.
 	Gang bool `json:"gang,omitempty"`
+	// Placement is the rest of what is asked of the places of pods.
+	Placement
 }
 
 // Finding is the answer to one question, in the form of a condition.
@@ -102,8 +108,10 @@ type Result struct {
 	Profiles map[v1alpha1.Role]Profile
 	// Decision holds split and images.
 	Decision Decision
-	// GangMissing says that the user requires a gang and there is none to be had.
+	// GangMissing says that the user requires a gang and there is none to be had,
+	// GangProblem why.
 	GangMissing bool
+	GangProblem string
 	// Alternatives are the splits that were not taken, best first.
 	Alternatives []v1alpha1.SplitAlternative
 	// Start is the schedule to begin with, Predicted what it should achieve.
@@ -147,8 +155,9 @@ func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 		return r
 	}
 	resolveImages(r, &d.Spec, facts)
-	resolveGang(r, &d.Spec, facts)
+	resolvePlacement(r, &d.Spec, facts)
 	resolveSplit(r, &d.Spec, facts.Existing)
+	resolvePodTemplates(r, &d.Spec)
 	return r
 }
 
@@ -175,16 +184,6 @@ func resolveImages(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) {
 		}
 	}
 	r.Decision.Images = images
-}
-
-// resolveGang keeps what the revision's instances have, else uses a PodGroup
-// where there is one to be had and the user has not switched it off.
-func resolveGang(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) {
-	r.Decision.Gang = facts.GangServed && spec.Placement.Gang != v1alpha1.GangOff
-	if facts.Existing != nil {
-		r.Decision.Gang = facts.Existing.Gang
-	}
-	r.GangMissing = spec.Placement.Gang == v1alpha1.GangRequired && !r.Decision.Gang
 }
 
 func scheduleOf(s v1alpha1.ScheduleSpec) plan.Schedule {

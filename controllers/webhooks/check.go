@@ -67,6 +67,10 @@ func check(d *v1alpha1.MoEDeployment, facts resolve.Facts) Verdict {
 	if len(r.NotActedOn) > 0 {
 		v.warn("without effect in this version: %s", strings.Join(r.NotActedOn, "; "))
 	}
+	if r.GangMissing {
+		v.warn("no pods are made as things are: %s", r.GangProblem)
+	}
+	checkTemplates(&v, d)
 	checkSelectors(&v, d, facts)
 	checkIdle(&v, d)
 	return v
@@ -91,7 +95,8 @@ func checkFeasible(v *Verdict, d *v1alpha1.MoEDeployment, r *resolve.Result, fac
 		v.Errors = append(v.Errors, field.Invalid(spec.Child("model", "maxContextTokens"), d.Spec.Model.MaxContextTokens, f.Message))
 	case v1alpha1.ReasonMemoryCheckOverridden:
 		v.warn("%s", f.Message)
-	case v1alpha1.ReasonFits:
+	case v1alpha1.ReasonFits, v1alpha1.ReasonPodTemplateInvalid:
+		// Templates are checked whether the model fits or not.
 	default:
 		// A profile that is missing or wrong, or an objective that cannot be met.
 		v.warn("%s", f.Message)
@@ -153,6 +158,19 @@ func checkWorkload(v *Verdict, d *v1alpha1.MoEDeployment, r *resolve.Result) {
 	} else if int(w.PromptTokens)+int(w.OutputTokens) > r.MaxContextTokens {
 		v.warn("workload.promptTokens and workload.outputTokens are %d in all, but the context is %d tokens: requests of this length are cut off",
 			w.PromptTokens+w.OutputTokens, r.MaxContextTokens)
+	}
+}
+
+// checkTemplates refuses patches of pods that cannot be applied.
+func checkTemplates(v *Verdict, d *v1alpha1.MoEDeployment) {
+	groups := spec.Child("groups")
+	for _, g := range []struct {
+		path  *field.Path
+		group *v1alpha1.GroupSpec
+	}{{groups.Child("attention"), &d.Spec.Groups.Attention}, {groups.Child("expert"), &d.Spec.Groups.Expert}} {
+		for _, problem := range resolve.CheckPodTemplate(g.group.PodTemplate) {
+			v.Errors = append(v.Errors, field.Forbidden(g.path.Child("podTemplate"), problem))
+		}
 	}
 }
 

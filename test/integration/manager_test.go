@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -44,12 +45,15 @@ var _ = Describe("The manager", Ordered, func() {
 			},
 		})
 		Expect(err).NotTo(HaveOccurred())
-		gang, err := moedeployment.GangServed(mgr.GetRESTMapper())
+		discover, err := discovery.NewDiscoveryClientForConfig(config)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(gang).To(BeTrue(), "the API server of the tests serves PodGroups")
+		backends := &moedeployment.DiscoveryDetector{Discovery: discover, Clock: clock.RealClock{}}
+		served, err := backends.Served()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(served.PodGroup).To(BeTrue(), "the API server of the tests serves PodGroups")
 		r := &moedeployment.Reconciler{
 			Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("findep-operator"),
-			Clock: clock.RealClock{}, Observer: w.leader, Images: images, GangServed: gang, ClusterReads: true,
+			Clock: clock.RealClock{}, Observer: w.leader, Images: images, GangServed: served.PodGroup, Backends: backends, ClusterReads: true,
 			DisruptionBudgets: true, NetworkPolicies: true,
 		}
 		Expect(r.SetupWithManager(mgr, 1)).To(Succeed())

@@ -21,11 +21,27 @@ import (
 
 // unusedRights are granted and not seen in the test, each for a reason.
 var unusedRights = map[string]string{
-	"update findep.dev moedeployments/finalizers": "asked for by admission of owner references that block deletion, not by a request",
-	"patch events.k8s.io events":                  "only when an event repeats for minutes",
-	"delete apps controllerrevisions":             "only after more than ten revisions; the specs of the reconciler do that",
-	"delete policy poddisruptionbudgets":          "only when they are switched off; the specs of the reconciler do that",
-	"delete networking.k8s.io networkpolicies":    "only when they are switched off; the specs of the reconciler do that",
+	"update findep.dev moedeployments/finalizers":   "asked for by admission of owner references that block deletion, not by a request",
+	"patch events.k8s.io events":                    "only when an event repeats for minutes",
+	"get scheduling.k8s.io workloads":               "only for groups that must each be in one domain; the specs of placement do that",
+	"create scheduling.k8s.io workloads":            "as above",
+	"patch scheduling.k8s.io workloads":             "as above",
+	"delete scheduling.k8s.io workloads":            "as above",
+	"get scheduling.k8s.io compositepodgroups":      "as above",
+	"create scheduling.k8s.io compositepodgroups":   "as above",
+	"patch scheduling.k8s.io compositepodgroups":    "as above",
+	"delete scheduling.k8s.io compositepodgroups":   "as above",
+	"get scheduling.volcano.sh podgroups":           "only with Volcano; the specs of placement do that",
+	"create scheduling.volcano.sh podgroups":        "as above",
+	"patch scheduling.volcano.sh podgroups":         "as above",
+	"delete scheduling.volcano.sh podgroups":        "as above",
+	"get resource.k8s.io resourceclaimtemplates":    "only with groups.*.deviceClaim; the specs of placement do that",
+	"create resource.k8s.io resourceclaimtemplates": "as above",
+	"patch resource.k8s.io resourceclaimtemplates":  "as above",
+	"delete resource.k8s.io resourceclaimtemplates": "as above",
+	"delete apps controllerrevisions":               "only after more than ten revisions; the specs of the reconciler do that",
+	"delete policy poddisruptionbudgets":            "only when they are switched off; the specs of the reconciler do that",
+	"delete networking.k8s.io networkpolicies":      "only when they are switched off; the specs of the reconciler do that",
 }
 
 // impliedVerbs are rights that another one's use shows to be needed: a cache

@@ -51,6 +51,14 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 		Entry("too many replicas", func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](1001) }, "less than or equal to 1000"),
 		Entry("an unknown policy", func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.Policy = "Fastest" }, "supported values"),
 		Entry("too many segments", func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.MaxSegments = 257 }, "less than or equal to 256"),
+		Entry("a backend beside no gang", func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Placement.Gang, s.Placement.Backend = v1alpha1.GangOff, v1alpha1.BackendPodGroup
+		}, "placement.gang Off switches off"),
+		Entry("Kueue without a queue", func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Backend = v1alpha1.BackendKueue }, "needs placement.queue"),
+		Entry("a queue that is no name", func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Queue = "a b" }, "spec.placement.queue"),
+		Entry("an unknown backend", func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Backend = "Slurm" }, "supported values"),
+		Entry("a topology without a mode", func(s *v1alpha1.MoEDeploymentSpec) { s.Placement.Topology.Spread = &v1alpha1.TopologyRule{} }, "spec.placement.topology.spread"),
+		Entry("a claim of no class", func(s *v1alpha1.MoEDeploymentSpec) { s.Groups.Expert.DeviceClaim = &v1alpha1.DeviceClaimSpec{} }, "deviceClassName"),
 		Entry("GPUs among the resources", func(s *v1alpha1.MoEDeploymentSpec) {
 			s.Groups.Expert.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{"nvidia.com/gpu": resource.MustParse("2")}}
 		}, "it is set from gpusPerPod"),
@@ -66,6 +74,11 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 		}),
 		Entry("an image", func(s *v1alpha1.MoEDeploymentSpec) {
 			s.Model.Source = v1alpha1.ModelSource{URI: "oci://localhost/findep/tinymodel:dev", Path: "a/b"}
+		}),
+		Entry("everything about placement", func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Placement = v1alpha1.PlacementSpec{Backend: v1alpha1.BackendKueue, Queue: "q", Topology: v1alpha1.TopologySpec{
+				Instance: v1alpha1.TopologyRequired, Expert: &v1alpha1.TopologyRule{Mode: v1alpha1.TopologyNone}, Spread: &v1alpha1.TopologyRule{Mode: v1alpha1.TopologyPreferred, Key: "zone"},
+			}}
 		}),
 		Entry("zero replicas", func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](0) }),
 		Entry("resources without GPUs", func(s *v1alpha1.MoEDeploymentSpec) {
@@ -109,6 +122,22 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 			}
 		}
 	})
+
+	DescribeTable("refuses of a GPUProfile", func(ctx context.Context, f func(*v1alpha1.GPUProfileSpec), message string) {
+		p := wrappers.GPUProfile("a").Obj()
+		f(&p.Spec)
+		Expect(k8s.Create(ctx, p, client.DryRunAll)).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("GPUs among the resources", func(s *v1alpha1.GPUProfileSpec) {
+			s.Resources = []v1alpha1.ExtendedResource{{Name: "nvidia.com/gpu", Count: 1}}
+		}, "every pod has its GPU"),
+		Entry("a resource without a domain", func(s *v1alpha1.GPUProfileSpec) {
+			s.Resources = []v1alpha1.ExtendedResource{{Name: "memory", Count: 1}}
+		}, "spec.resources[0].name"),
+		Entry("a variable of the operator", func(s *v1alpha1.GPUProfileSpec) {
+			s.Environment = []v1alpha1.EnvironmentVariable{{Name: "POD_IP", Value: "1"}}
+		}, "the operator's own"),
+	)
 
 	It("refuses a GPUProfile without figures", func(ctx context.Context) {
 		p := wrappers.GPUProfile("a").Obj()

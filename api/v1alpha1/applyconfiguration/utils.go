@@ -22,6 +22,14 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.ComputeModelApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("CountedFailures"):
 		return &apiv1alpha1.CountedFailuresApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DeviceClaimSpec"):
+		return &apiv1alpha1.DeviceClaimSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DomainStatus"):
+		return &apiv1alpha1.DomainStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("EnvironmentVariable"):
+		return &apiv1alpha1.EnvironmentVariableApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ExtendedResource"):
+		return &apiv1alpha1.ExtendedResourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfile"):
 		return &apiv1alpha1.GPUProfileApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("GPUProfileSpec"):
@@ -34,6 +42,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.GroupsSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ImagesSpec"):
 		return &apiv1alpha1.ImagesSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("InstancePlacement"):
+		return &apiv1alpha1.InstancePlacementApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InstanceStatus"):
 		return &apiv1alpha1.InstanceStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MemoryStatus"):
@@ -50,12 +60,16 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.MoEDeploymentSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MoEDeploymentStatus"):
 		return &apiv1alpha1.MoEDeploymentStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NodeRanks"):
+		return &apiv1alpha1.NodeRanksApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ObservedStatus"):
 		return &apiv1alpha1.ObservedStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PhaseStatus"):
 		return &apiv1alpha1.PhaseStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PlacementSpec"):
 		return &apiv1alpha1.PlacementSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PlacementStatus"):
+		return &apiv1alpha1.PlacementStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PlanStatus"):
 		return &apiv1alpha1.PlanStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PredictedStatus"):
@@ -76,6 +90,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.SplitAlternativeApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SplitStatus"):
 		return &apiv1alpha1.SplitStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TopologyRule"):
+		return &apiv1alpha1.TopologyRuleApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TopologySpec"):
 		return &apiv1alpha1.TopologySpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TransferModel"):

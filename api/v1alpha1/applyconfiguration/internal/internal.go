@@ -45,6 +45,56 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.DType
   scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.DeviceClaimSpec
+  map:
+    fields:
+    - name: deviceClassName
+      type:
+        scalar: string
+    - name: selectors
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+- name: com.github.findep.findep-operator.api.v1alpha1.DomainReached
+  scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.DomainStatus
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: of
+      type:
+        scalar: string
+    - name: reached
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.DomainReached
+    - name: values
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+- name: com.github.findep.findep-operator.api.v1alpha1.EnvironmentVariable
+  map:
+    fields:
+    - name: name
+      type:
+        scalar: string
+    - name: value
+      type:
+        scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.ExtendedResource
+  map:
+    fields:
+    - name: count
+      type:
+        scalar: numeric
+    - name: name
+      type:
+        scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.GPUProfile
   map:
     fields:
@@ -69,6 +119,14 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: decodeAttention
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
+    - name: environment
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.EnvironmentVariable
+          elementRelationship: associative
+          keys:
+          - name
     - name: gemm
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
@@ -95,6 +153,14 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: reservedBytes
       type:
         scalar: numeric
+    - name: resources
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.ExtendedResource
+          elementRelationship: associative
+          keys:
+          - name
     - name: source
       type:
         scalar: string
@@ -113,11 +179,16 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: total
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.GangBackend
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.GangMode
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.GroupSpec
   map:
     fields:
+    - name: deviceClaim
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.DeviceClaimSpec
     - name: gpusPerPod
       type:
         scalar: numeric
@@ -177,6 +248,23 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.InstancePhase
   scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.InstancePlacement
+  map:
+    fields:
+    - name: domains
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.DomainStatus
+          elementRelationship: atomic
+    - name: nodes
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.NodeRanks
+          elementRelationship: associative
+          keys:
+          - node
 - name: com.github.findep.findep-operator.api.v1alpha1.InstanceStatus
   map:
     fields:
@@ -221,6 +309,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: phase
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.InstancePhase
+    - name: placement
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.InstancePlacement
     - name: pods
       type:
         scalar: numeric
@@ -336,6 +427,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: observedGeneration
       type:
         scalar: numeric
+    - name: placement
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.PlacementStatus
     - name: plan
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.PlanStatus
@@ -404,6 +498,15 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: source
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ModelSource
+- name: com.github.findep.findep-operator.api.v1alpha1.NodeRanks
+  map:
+    fields:
+    - name: node
+      type:
+        scalar: string
+    - name: ranks
+      type:
+        scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.ObservedStatus
   map:
     fields:
@@ -457,15 +560,33 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.findep.findep-operator.api.v1alpha1.PlacementSpec
   map:
     fields:
+    - name: backend
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.GangBackend
     - name: gang
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.GangMode
     - name: priorityClassName
       type:
         scalar: string
+    - name: queue
+      type:
+        scalar: string
     - name: topology
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.TopologySpec
+- name: com.github.findep.findep-operator.api.v1alpha1.PlacementStatus
+  map:
+    fields:
+    - name: backend
+      type:
+        scalar: string
+    - name: topology
+      type:
+        scalar: string
+    - name: why
+      type:
+        scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.PlanInUse
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.PlanSource
@@ -638,15 +759,33 @@ var schemaYAML = typed.YAMLObject(`types:
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.TopologyMode
   scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.TopologyRule
+  map:
+    fields:
+    - name: key
+      type:
+        scalar: string
+    - name: mode
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TopologyMode
 - name: com.github.findep.findep-operator.api.v1alpha1.TopologySpec
   map:
     fields:
+    - name: attention
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TopologyRule
+    - name: expert
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TopologyRule
     - name: instance
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.TopologyMode
     - name: key
       type:
         scalar: string
+    - name: spread
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.TopologyRule
 - name: com.github.findep.findep-operator.api.v1alpha1.TransferModel
   map:
     fields:

@@ -32,6 +32,13 @@ type GPUProfileSpecApplyConfiguration struct {
 	// reservedBytes is taken from the usable part for the runtime itself:
 	// contexts, workspaces of libraries, communication buffers. Default 0.
 	ReservedBytes *int64 `json:"reservedBytes,omitempty"`
+	// resources are extended resources that a pod needs beside its GPU, for
+	// example rdma/hca: 1 where the interconnect is InfiniBand. They are asked for
+	// in instances that are made from now on.
+	Resources []ExtendedResourceApplyConfiguration `json:"resources,omitempty"`
+	// environment of the runtime container, for example NCCL_IB_HCA. It is set in
+	// instances that are made from now on.
+	Environment []EnvironmentVariableApplyConfiguration `json:"environment,omitempty"`
 	// gemm is the time of one dense matrix product.
 	GEMM *ComputeModelApplyConfiguration `json:"gemm,omitempty"`
 	// groupedGEMM is the time of one grouped matrix product over all experts of
@@ -107,6 +114,32 @@ func (b *GPUProfileSpecApplyConfiguration) WithUsableMemoryPermille(value int32)
 // If called multiple times, the ReservedBytes field is set to the value of the last call.
 func (b *GPUProfileSpecApplyConfiguration) WithReservedBytes(value int64) *GPUProfileSpecApplyConfiguration {
 	b.ReservedBytes = &value
+	return b
+}
+
+// WithResources adds the given value to the Resources field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Resources field.
+func (b *GPUProfileSpecApplyConfiguration) WithResources(values ...*ExtendedResourceApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithResources")
+		}
+		b.Resources = append(b.Resources, *values[i])
+	}
+	return b
+}
+
+// WithEnvironment adds the given value to the Environment field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Environment field.
+func (b *GPUProfileSpecApplyConfiguration) WithEnvironment(values ...*EnvironmentVariableApplyConfiguration) *GPUProfileSpecApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithEnvironment")
+		}
+		b.Environment = append(b.Environment, *values[i])
+	}
 	return b
 }
 

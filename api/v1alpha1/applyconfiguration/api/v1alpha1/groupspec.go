@@ -14,7 +14,10 @@ import (
 //
 // GroupSpec overrides how the pods of one group are made.
 type GroupSpecApplyConfiguration struct {
-	// gpusPerPod is the number of GPUs of one pod. Default 1.
+	// gpusPerPod is the number of GPUs of one pod. Default 1. Every rank of
+	// FinDEP's own runtime is a process with one GPU in a pod of its own, so that
+	// other values have no effect: to keep the ranks of a group on one node, set
+	// placement.topology.attention or expert with the key kubernetes.io/hostname.
 	GPUsPerPod *int32 `json:"gpusPerPod,omitempty"`
 	// profileRef is the name of a GPUProfile object or of a built-in preset.
 	// Default: the GPUProfile whose nodeSelector matches the nodes, else the
@@ -32,8 +35,14 @@ type GroupSpecApplyConfiguration struct {
 	// serverResources are the resources of the server container. Default: 10m CPU
 	// and 64Mi memory requested, no limit.
 	ServerResources *v1.ResourceRequirements `json:"serverResources,omitempty"`
+	// deviceClaim makes the pods claim their GPU through Dynamic Resource
+	// Allocation (resource.k8s.io/v1) instead of asking for nvidia.com/gpu.
+	DeviceClaim *DeviceClaimSpecApplyConfiguration `json:"deviceClaim,omitempty"`
 	// podTemplate is a strategic merge patch of a pod template (metadata and
-	// spec) that is applied last.
+	// spec) that is applied last. What ties a pod to its rank cannot be changed:
+	// its name, host name, restart policy, scheduling group and service account
+	// token, labels and annotations of the operator, the GPU, and image, command,
+	// arguments, ports and mounts of the operator's containers and volumes.
 	PodTemplate *runtime.RawExtension `json:"podTemplate,omitempty"`
 }
 
@@ -96,6 +105,14 @@ func (b *GroupSpecApplyConfiguration) WithResources(value v1.ResourceRequirement
 // If called multiple times, the ServerResources field is set to the value of the last call.
 func (b *GroupSpecApplyConfiguration) WithServerResources(value v1.ResourceRequirements) *GroupSpecApplyConfiguration {
 	b.ServerResources = &value
+	return b
+}
+
+// WithDeviceClaim sets the DeviceClaim field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the DeviceClaim field is set to the value of the last call.
+func (b *GroupSpecApplyConfiguration) WithDeviceClaim(value *DeviceClaimSpecApplyConfiguration) *GroupSpecApplyConfiguration {
+	b.DeviceClaim = value
 	return b
 }
 

@@ -27,6 +27,8 @@ type InstanceStatusApplyConfiguration struct {
 	ReadyPods *int32 `json:"readyPods,omitempty"`
 	// pods is the number of pods that the instance needs.
 	Pods *int32 `json:"pods,omitempty"`
+	// placement is where its pods are.
+	Placement *InstancePlacementApplyConfiguration `json:"placement,omitempty"`
 	// missingRanks are the ranks that have not joined, at most 16 of them.
 	MissingRanks []int32 `json:"missingRanks,omitempty"`
 	// message says what the instance waits for; empty while it serves.
@@ -101,6 +103,14 @@ func (b *InstanceStatusApplyConfiguration) WithReadyPods(value int32) *InstanceS
 // If called multiple times, the Pods field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithPods(value int32) *InstanceStatusApplyConfiguration {
 	b.Pods = &value
+	return b
+}
+
+// WithPlacement sets the Placement field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Placement field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithPlacement(value *InstancePlacementApplyConfiguration) *InstanceStatusApplyConfiguration {
+	b.Placement = value
 	return b
 }
 

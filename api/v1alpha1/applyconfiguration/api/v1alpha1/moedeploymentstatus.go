@@ -45,6 +45,8 @@ type MoEDeploymentStatusApplyConfiguration struct {
 	Memory []MemoryStatusApplyConfiguration `json:"memory,omitempty"`
 	// profiles says which GPU profile each group is planned with, and why.
 	Profiles []ProfileStatusApplyConfiguration `json:"profiles,omitempty"`
+	// placement says how instances made from the current spec are placed.
+	Placement *PlacementStatusApplyConfiguration `json:"placement,omitempty"`
 	// instances describes each instance.
 	Instances []InstanceStatusApplyConfiguration `json:"instances,omitempty"`
 }
@@ -179,6 +181,14 @@ func (b *MoEDeploymentStatusApplyConfiguration) WithProfiles(values ...*ProfileS
 		}
 		b.Profiles = append(b.Profiles, *values[i])
 	}
+	return b
+}
+
+// WithPlacement sets the Placement field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Placement field is set to the value of the last call.
+func (b *MoEDeploymentStatusApplyConfiguration) WithPlacement(value *PlacementStatusApplyConfiguration) *MoEDeploymentStatusApplyConfiguration {
+	b.Placement = value
 	return b
 }
 

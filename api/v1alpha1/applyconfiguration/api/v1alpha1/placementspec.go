@@ -14,11 +14,19 @@ import (
 // PlacementSpec says where and how the pods of an instance are scheduled.
 type PlacementSpecApplyConfiguration struct {
 	// gang says whether the pods of an instance are scheduled all or none. Auto
-	// (default) does so where the API server serves
-	// scheduling.k8s.io PodGroups; Required makes no pods where it does not; Off
-	// schedules pods one by one.
+	// (default) does so where a backend is served; Required makes no pods where
+	// none is; Off schedules pods one by one.
 	Gang *apiv1alpha1.GangMode `json:"gang,omitempty"`
-	// topology keeps the pods of one instance close together.
+	// backend is what schedules an instance all or none. Auto (default) takes
+	// Kueue where it is served and queue is given, else PodGroup where the API
+	// server serves it, else Volcano. With another value no pods are made where
+	// that backend is not served.
+	Backend *apiv1alpha1.GangBackend `json:"backend,omitempty"`
+	// queue is the Kueue LocalQueue, or the Volcano queue, that quota is taken
+	// from. The backend PodGroup knows no queues.
+	Queue *string `json:"queue,omitempty"`
+	// topology keeps the pods of one instance close together, and instances
+	// apart.
 	Topology *TopologySpecApplyConfiguration `json:"topology,omitempty"`
 	// priorityClassName of the pods.
 	PriorityClassName *string `json:"priorityClassName,omitempty"`
@@ -35,6 +43,22 @@ func PlacementSpec() *PlacementSpecApplyConfiguration {
 // If called multiple times, the Gang field is set to the value of the last call.
 func (b *PlacementSpecApplyConfiguration) WithGang(value apiv1alpha1.GangMode) *PlacementSpecApplyConfiguration {
 	b.Gang = &value
+	return b
+}
+
+// WithBackend sets the Backend field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Backend field is set to the value of the last call.
+func (b *PlacementSpecApplyConfiguration) WithBackend(value apiv1alpha1.GangBackend) *PlacementSpecApplyConfiguration {
+	b.Backend = &value
+	return b
+}
+
+// WithQueue sets the Queue field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Queue field is set to the value of the last call.
+func (b *PlacementSpecApplyConfiguration) WithQueue(value string) *PlacementSpecApplyConfiguration {
+	b.Queue = &value
 	return b
 }
 

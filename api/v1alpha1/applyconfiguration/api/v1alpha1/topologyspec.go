@@ -11,14 +11,27 @@ import (
 // TopologySpecApplyConfiguration represents a declarative configuration of the TopologySpec type for use
 // with apply.
 //
-// TopologySpec keeps the pods of one instance close together.
+// TopologySpec keeps the pods of one instance close together, and instances
+// apart. What is left out is decided by the labels of the nodes: the pods of an
+// instance prefer one rack (topology.kubernetes.io/rack), and those of its
+// attention group one NVLink domain (nvidia.com/gpu.clique), if nodes that they
+// may run on have these labels.
 type TopologySpecApplyConfiguration struct {
 	// instance says how strictly all pods of one instance share a topology
-	// domain. Default None.
+	// domain. Preferred if only key is given.
 	Instance *apiv1alpha1.TopologyMode `json:"instance,omitempty"`
 	// key is the node label whose value is the domain, for example
-	// topology.kubernetes.io/rack.
+	// topology.kubernetes.io/rack, which is the default.
 	Key *string `json:"key,omitempty"`
+	// attention says how strictly the pods of an instance's attention group share
+	// a domain, within that of the instance.
+	Attention *TopologyRuleApplyConfiguration `json:"attention,omitempty"`
+	// expert says how strictly the pods of an instance's expert group share a
+	// domain, within that of the instance.
+	Expert *TopologyRuleApplyConfiguration `json:"expert,omitempty"`
+	// spread puts different instances into different domains, by the place of
+	// their leaders. Default None.
+	Spread *TopologyRuleApplyConfiguration `json:"spread,omitempty"`
 }
 
 // TopologySpecApplyConfiguration constructs a declarative configuration of the TopologySpec type for use with
@@ -40,5 +53,29 @@ func (b *TopologySpecApplyConfiguration) WithInstance(value apiv1alpha1.Topology
 // If called multiple times, the Key field is set to the value of the last call.
 func (b *TopologySpecApplyConfiguration) WithKey(value string) *TopologySpecApplyConfiguration {
 	b.Key = &value
+	return b
+}
+
+// WithAttention sets the Attention field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Attention field is set to the value of the last call.
+func (b *TopologySpecApplyConfiguration) WithAttention(value *TopologyRuleApplyConfiguration) *TopologySpecApplyConfiguration {
+	b.Attention = value
+	return b
+}
+
+// WithExpert sets the Expert field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Expert field is set to the value of the last call.
+func (b *TopologySpecApplyConfiguration) WithExpert(value *TopologyRuleApplyConfiguration) *TopologySpecApplyConfiguration {
+	b.Expert = value
+	return b
+}
+
+// WithSpread sets the Spread field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Spread field is set to the value of the last call.
+func (b *TopologySpecApplyConfiguration) WithSpread(value *TopologyRuleApplyConfiguration) *TopologySpecApplyConfiguration {
+	b.Spread = value
 	return b
 }
