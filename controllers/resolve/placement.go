@@ -197,13 +197,16 @@ func hardwareOf(p Profile, group *v1alpha1.GroupSpec, facts Facts) Hardware {
 			NodeSelector: maps.Clone(s.NodeSelector), Resources: slices.Clone(s.Resources), Environment: slices.Clone(s.Environment),
 		}
 	}
-	var h Hardware
+	// A cluster has many nodes and few products.
+	products := map[string]bool{}
 	for _, node := range eligible(facts.NodeLabels, group.NodeSelector) {
-		if product := node[ProductLabel]; presetFor(product) == p.Profile.Name {
+		products[node[ProductLabel]] = true
+	}
+	var h Hardware
+	for _, product := range slices.Sorted(maps.Keys(products)) {
+		if presetFor(product) == p.Profile.Name {
 			h.Products = append(h.Products, product)
 		}
 	}
-	slices.Sort(h.Products)
-	h.Products = slices.Compact(h.Products)
 	return h
 }
