@@ -266,14 +266,4 @@ func TestEveryFormEqualsSimulation(t *testing.T) {
 	}
 }
 
-// simulateDurations is the makespan of a schedule.
-func simulateDurations(t *testing.T, s *schedule.Schedule, d *solver.Durations) float64 {
-	t.Helper()
-	r, err := sim.Run(s, d.Duration)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.Makespan
-}
-
 func newRand(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }

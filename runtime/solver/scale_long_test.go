@@ -9,7 +9,6 @@ import "github.com/findep/findep-operator/runtime/schedule"
 const (
 	problemsPerForm = 10_000
 	gainProblems    = 2000
-	orderProblems   = 300
 )
 
 var largeLayers = []int{2, 60, schedule.MaxLayers}

@@ -11,8 +11,5 @@ const problemsPerForm = 1500
 // gainProblems is how many random problems are compared with the baselines.
 const gainProblems = 150
 
-// orderProblems is how many random problems better orders are sought for.
-const orderProblems = 40
-
 // largeLayers are the depths of the largest problems.
 var largeLayers = []int{60}

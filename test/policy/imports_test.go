@@ -62,7 +62,7 @@ func TestPlanningPackagesArePure(t *testing.T) {
 		"sync/atomic":   "no shared state",
 		"runtime/debug": "no process state",
 	}
-	for _, p := range list(t, "./runtime/model", "./runtime/profile", "./runtime/plan", "./runtime/solver", "./runtime/schedule", "./runtime/sim") {
+	for _, p := range list(t, "./runtime/model", "./runtime/profile", "./runtime/plan", "./runtime/solver", "./runtime/schedule", "./runtime/sim", "./runtime/evaluation") {
 		for _, imported := range p.Imports {
 			if why, bad := forbidden[imported]; bad {
 				t.Errorf("%s imports %s: %s", p.ImportPath, imported, why)
