@@ -101,6 +101,10 @@ tools: ## Build the pinned development tools of hack/tools into the cache.
 verify: ## Regenerate, lint, check imports, and require a clean tree.
 	hack/verify.sh
 
+.PHONY: evaluation
+evaluation: ## Run the experiments again and rewrite docs/evaluation.md with its plots.
+	$(GO) run ./hack/evaluation
+
 .PHONY: tinymodel
 tinymodel: ## Train the sample checkpoint again and rewrite its references (needs Python).
 	bash hack/tinymodel/run.sh
