@@ -28,10 +28,6 @@ import (
 // layers has a tenth of it.
 const maxProblemBytes = 4 << 20
 
-// defaultChunks is how many causal chunks the model form tries in prefill
-// unless the file says otherwise. More rarely win, and each costs time.
-const defaultChunks = 8
-
 // problemFormat is the help on FILE, shared by the commands that read one.
 const problemFormat = `FILE is YAML or JSON ("-" is standard input) in one of two forms. The model form derives
 the stage times from a model and GPU profiles:
@@ -289,7 +285,7 @@ func renamed(err error) error {
 
 func (o *optionsInput) with(l solver.Limits, phase solver.Phase) solver.Options {
 	if l.MaxChunks == 0 && phase == solver.Prefill {
-		l.MaxChunks, l.UnequalChunks = defaultChunks, true
+		l = l.WithChunks()
 	}
 	return solver.Options{
 		DType: o.DType, ReplicatedTransfers: o.ReplicatedTransfers, SegmentBuffers: o.SegmentBuffers, Order: o.Order,

@@ -83,7 +83,7 @@ func TestModelForm(t *testing.T) {
 	}{
 		"names": {modelText, func(j *job) bool {
 			return j.split == solver.Split{Attention: 3, Expert: 5} && j.instance.Shape.Layers == 60 && j.instance.Profiles.Expert.Name == "h20" &&
-				j.instance.Options.Limits == solver.Limits{SamplesInFlight: 4, MaxChunks: defaultChunks, UnequalChunks: true}
+				j.instance.Options.Limits == solver.Limits{SamplesInFlight: 4, MaxChunks: solver.DefaultMaxChunks, UnequalChunks: true}
 		}},
 		"path of a config":     {"model: {config: " + config + "}\nprofile: {name: cpu}" + gpus + work, func(j *job) bool { return j.instance.Shape.MoE.Experts == 16 }},
 		"relative path":        {"model: {config: ../../../../test/testdata/tinymodel/config.json}\nprofile: {name: cpu}" + gpus + work, func(j *job) bool { return j.instance.Shape.MoE.Experts == 16 }},

@@ -19,6 +19,8 @@ type solution struct {
 	// expert GPUs in the raw form, which does not know them.
 	choice       solver.Choice
 	alternatives []solver.Alternative
+	// cut is the number of splits whose search was cut short.
+	cut int
 	// took is the time of the search.
 	took time.Duration
 }
@@ -47,7 +49,7 @@ func (j *job) solve(ctx context.Context, policy plan.Policy, now func() time.Tim
 func (j *job) search(ctx context.Context, policy plan.Policy) (*solution, error) {
 	if j.total > 0 {
 		r, err := solver.SolveTotal(ctx, &j.instance, j.total, policy)
-		return &solution{choice: r.Best, alternatives: r.Alternatives}, err
+		return &solution{choice: r.Best, alternatives: r.Alternatives, cut: r.CutSplits}, err
 	}
 	s := &solution{}
 	if j.raw != nil {
@@ -80,6 +82,9 @@ func (j *job) explain(ctx context.Context, s *solution) (solver.Explanation, err
 	m, err := solver.NewModel(j.instance.Shape, j.instance.Profiles, j.instance.Options)
 	if err != nil {
 		return solver.Explanation{}, err
+	}
+	if j.total > 0 {
+		return w.ExplainTotal(ctx, m, &j.instance.Workload, &s.choice)
 	}
 	return w.ExplainSplit(ctx, m, &j.instance.Workload, &s.choice)
 }

@@ -87,7 +87,9 @@ type solveReport struct {
 	planReport
 	Candidates        int                    `json:"candidates"`
 	SolveMicroseconds float64                `json:"solveMicroseconds"`
+	SearchCut         bool                   `json:"searchCut,omitempty"`
 	Gap               float64                `json:"gap,omitempty"`
+	CutSplits         int                    `json:"cutSplits,omitempty"`
 	Split             splitReport            `json:"split"`
 	Baselines         map[string]*planReport `json:"baselines"`
 	Memory            memoryReport           `json:"memory"`
@@ -115,6 +117,15 @@ type planReport struct {
 	LayerPeriod     float64         `json:"layerPeriodMilliseconds"`
 	Regime          solver.Regime   `json:"regime"`
 	Gain            float64         `json:"gain,omitempty"`
+	// OwnSplit is a baseline's best plan at its own best split, where the split
+	// is free and that is another one.
+	OwnSplit *ownSplitReport `json:"ownSplit,omitempty"`
+}
+
+// ownSplitReport is a plan with its split.
+type ownSplitReport struct {
+	Split splitReport `json:"split"`
+	planReport
 }
 
 // splitReport is a split; Expert is left out in the raw form, which does not
@@ -145,6 +156,8 @@ type infeasibleReport struct {
 	Reason    solver.Reason  `json:"reason"`
 	Nearest   solver.Nearest `json:"nearest"`
 	Message   string         `json:"message"`
+	// SearchCut tells that the search was cut short, so that a plan may exist.
+	SearchCut bool `json:"searchCut,omitempty"`
 }
 
 // report solves the job and compares with the baselines.
@@ -155,42 +168,43 @@ func (j *job) report(ctx context.Context, now func() time.Time) (*solveReport, e
 	}
 	r, p := &s.choice.Result, &s.choice.Problem
 	if r.Infeasible != nil {
-		return &solveReport{infeasible: r.Infeasible}, nil
+		return &solveReport{infeasible: r.Infeasible, SearchCut: r.SearchCut}, nil
 	}
 	out := &solveReport{
-		planReport: newPlanReport(r), Candidates: r.Candidates, Gap: r.Gap,
+		planReport: newPlanReport(r), Candidates: r.Candidates, SearchCut: r.SearchCut, Gap: r.Gap, CutSplits: s.cut,
 		SolveMicroseconds: float64(s.took.Nanoseconds()) / 1e3,
 		Split:             splitReport{s.choice.Split.Attention, s.choice.Split.Expert},
 		Baselines:         map[string]*planReport{}, Memory: memoryOf(p, r),
-		Busy: r.Shares, Exposed: withoutNoise(r.ExposedCommunicationMilliseconds), Limit: r.Limit, Alternatives: s.alternatives,
-	}
-	var w solver.Solver
-	for name, policy := range baselines {
-		b, err := w.Solve(ctx, p, policy)
-		if err != nil {
-			return nil, err
-		}
-		out.Baselines[name] = nil
-		if b.Infeasible == nil {
-			line := newPlanReport(&b)
-			line.Gain = r.TokensPerSecond / b.TokensPerSecond
-			out.Baselines[name] = &line
-		}
+		Busy: r.Shares, Exposed: r.ExposedCommunicationMilliseconds, Limit: r.Limit, Alternatives: s.alternatives,
 	}
 	e, err := j.explain(ctx, s)
 	if err != nil {
 		return nil, err
 	}
+	out.addBaselines(e.Baselines)
 	out.Explanation = e.Sentences
 	return out, nil
 }
 
-// withoutNoise makes what rounding leaves of zero zero.
-func withoutNoise(milliseconds float64) float64 {
-	if math.Abs(milliseconds) < 1e-9 {
-		return 0
+// addBaselines reports those of other policies, at the same split and at their
+// own.
+func (r *solveReport) addBaselines(list []solver.Baseline) {
+	for name, policy := range baselines {
+		r.Baselines[name] = nil
+		for i := range list {
+			b := &list[i]
+			if b.Name != string(policy) || b.Gain == 0 {
+				continue
+			}
+			line := newPlanReport(&b.Result)
+			line.Gain = b.Gain
+			if b.Split == (solver.Split{}) {
+				r.Baselines[name] = &line
+			} else if same := r.Baselines[name]; same != nil {
+				same.OwnSplit = &ownSplitReport{splitReport{b.Split.Attention, b.Split.Expert}, line}
+			}
+		}
 	}
-	return milliseconds
 }
 
 // baselines are the policies to compare with, by their keys in the output.
@@ -223,7 +237,7 @@ func memoryOf(p *solver.Problem, r *solver.Result) memoryReport {
 // value is what the machine-readable formats encode.
 func (r *solveReport) value() any {
 	if i := r.infeasible; i != nil {
-		return map[string]infeasibleReport{"infeasible": {i.Group, i.NeedBytes, i.HaveBytes, i.Reason, i.Nearest, i.String()}}
+		return map[string]infeasibleReport{"infeasible": {i.Group, i.NeedBytes, i.HaveBytes, i.Reason, i.Nearest, i.String(), r.SearchCut}}
 	}
 	return r
 }
@@ -251,6 +265,12 @@ func (r *solveReport) table(out io.Writer) error {
 			gain = fmt.Sprintf("%.2fx", b.Gain)
 		}
 		row(b, baselines[name], gain)
+	}
+	for _, name := range []string{"pppipe", "sequential"} {
+		if b := r.Baselines[name]; b != nil && b.OwnSplit != nil {
+			own := b.OwnSplit
+			row(&own.planReport, plan.Policy(fmt.Sprintf("%s at %d:%d", baselines[name], own.Split.Attention, own.Split.Expert)), fmt.Sprintf("%.2fx", own.Gain))
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -281,6 +301,9 @@ func (r *solveReport) facts(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(w, "searched\t%d candidates in %.0f us\n", r.Candidates, r.SolveMicroseconds)
+	if r.CutSplits > 0 {
+		fmt.Fprintf(w, "cut short\t%d of %d splits\n", r.CutSplits, 1+len(r.Alternatives))
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

@@ -50,6 +50,10 @@ func newPlanner(r *Result, spec *v1alpha1.MoEDeploymentSpec) *planner {
 		concurrency: int(spec.Workload.Concurrency),
 	}
 	p.prefill.Workload = solver.Workload{Phase: solver.Prefill, SequenceTokens: p.prompt, ContextTokens: context}
+	if r.Schedule.Chunks == string(v1alpha1.ChunksAuto) {
+		// As the leader does.
+		p.prefill.Options.Limits = p.prefill.Options.Limits.WithChunks()
+	}
 	p.prefill.Options.Limits.MakespanMilliseconds = float64(r.SLO.TimeToFirstTokenMilliseconds)
 	p.decode.Workload = solver.Workload{Phase: solver.Decode, ContextTokens: context}
 	p.decode.Options.Limits.MakespanMilliseconds = float64(r.SLO.TimePerOutputTokenMilliseconds)

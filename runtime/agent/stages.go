@@ -65,11 +65,7 @@ func (s *stageModel) problem(shape batchShape, m *model.Shape, in *plan.Instance
 		Limits:                   solver.Limits{MaxSegments: in.Schedule.MaxSegments},
 	}
 	if in.Schedule.Chunks == "Auto" && shape.phase() == prefill {
-		p.Limits.MaxChunks, p.Limits.UnequalChunks = maxChunks, true
+		p.Limits = p.Limits.WithChunks()
 	}
 	return p
 }
-
-// maxChunks bounds the causal chunks of a prompt. Each chunk pays every stage's
-// constant part again, so few are worth it.
-const maxChunks = 8

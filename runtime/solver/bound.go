@@ -70,6 +70,7 @@ func (s *search) alone(m, tokens, q float64) float64 {
 // perSample is the least time per sample of any plan with at most m samples
 // per micro-batch.
 func (s *search) perSample(m int) float64 {
+	s.line.steps++
 	p, sum := s.p, &s.sums
 	n := 1 / float64(m)
 	tokens := p.TokensPerExpertPerSample

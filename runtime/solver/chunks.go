@@ -55,7 +55,7 @@ func (s *search) refine(c *cut) {
 	for step := coarsest; step >= 1; step /= 2 {
 		for improved := true; improved && !s.stopped(); {
 			improved = s.moveSegments(c)
-			for j := 1; j < c.chunks; j++ {
+			for j := 1; j < c.chunks && !s.stopped(); j++ {
 				improved = s.moveBoundary(c, j, -step) || s.moveBoundary(c, j, step) || improved
 			}
 		}

@@ -5,6 +5,7 @@ package solver
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/findep/findep-operator/runtime/plan"
 )
@@ -38,13 +39,17 @@ type Explanation struct {
 // Baseline is a plan to compare with.
 type Baseline struct {
 	// Name is the policy, or "FinDEP without chunks".
-	Name                 string    `json:"name"`
+	Name string `json:"name"`
+	// Split is set where the baseline has a split of its own.
+	Split                Split     `json:"split,omitzero"`
 	Plan                 plan.Plan `json:"plan"`
 	MakespanMilliseconds float64   `json:"makespanMilliseconds"`
 	TokensPerSecond      float64   `json:"tokensPerSecond"`
 	// Gain is how many times the explained plan's throughput is this one's; 0
 	// if the baseline has no plan within the limits.
 	Gain float64 `json:"gain"`
+	// Result is all that is predicted of the baseline.
+	Result Result `json:"-"`
 }
 
 // SignatureKind names a failure signature.
@@ -93,7 +98,7 @@ const (
 func (w *Solver) Explain(ctx context.Context, p *Problem, r *Result) (Explanation, error) {
 	e := Explanation{Regime: r.Regime, Limit: r.Limit}
 	if r.R1 == 0 {
-		e.noPlan(r.Infeasible)
+		e.noPlan(r)
 		return e, nil
 	}
 	e.Busy = r.Shares
@@ -121,22 +126,30 @@ func (w *Solver) Explain(ctx context.Context, p *Problem, r *Result) (Explanatio
 
 // compare adds a baseline.
 func (e *Explanation) compare(ctx context.Context, w *Solver, p *Problem, r *Result, policy plan.Policy, name string) error {
-	other, err := w.Solve(ctx, p, policy)
+	other, err := w.within(ctx, baselineSteps, p, policy)
 	if err != nil {
 		return err
 	}
-	b := Baseline{Name: name, Plan: other.Plan, MakespanMilliseconds: other.MakespanMilliseconds, TokensPerSecond: other.TokensPerSecond}
-	if other.Infeasible == nil && other.TokensPerSecond > 0 {
-		b.Gain = r.TokensPerSecond / other.TokensPerSecond
-	}
-	e.Baselines = append(e.Baselines, b)
+	e.Baselines = append(e.Baselines, newBaseline(name, &other, r))
 	return nil
 }
 
+func newBaseline(name string, other, r *Result) Baseline {
+	b := Baseline{Name: name, Plan: other.Plan, MakespanMilliseconds: other.MakespanMilliseconds, TokensPerSecond: other.TokensPerSecond, Result: *other}
+	if other.Infeasible == nil && other.TokensPerSecond > 0 {
+		b.Gain = r.TokensPerSecond / other.TokensPerSecond
+	}
+	return b
+}
+
 // noPlan explains a problem without any plan.
-func (e *Explanation) noPlan(i *Infeasible) {
+func (e *Explanation) noPlan(r *Result) {
+	i := r.Infeasible
 	if i == nil {
 		return
+	}
+	if r.SearchCut {
+		e.Sentences = append(e.Sentences, "The search was cut short, because the problem is too large for a second; there may be a plan that it did not see.")
 	}
 	if missing := i.NeedBytes - i.HaveBytes; missing > 0 {
 		e.Signatures = append(e.Signatures, Signature{
@@ -209,7 +222,11 @@ func (e *Explanation) say(r *Result) {
 	}[r.Regime])
 	add("Busy: attention %.0f %%, A2E link %.0f %%, experts %.0f %%, E2A link %.0f %%.",
 		100*e.Busy.Attention, 100*e.Busy.A2E, 100*e.Busy.Expert, 100*e.Busy.E2A)
-	add("Communication that is not hidden takes %.3g ms, %.0f %% of the forward pass.", e.ExposedCommunicationMilliseconds, 100*e.ExposedShare)
+	if e.ExposedCommunicationMilliseconds > 0 {
+		add("Communication that is not hidden takes %.3g ms, %.0f %% of the forward pass.", e.ExposedCommunicationMilliseconds, 100*e.ExposedShare)
+	} else {
+		add("All communication is hidden.")
+	}
 	if text := limitText[e.Limit]; text != "" {
 		add("%s", text)
 	}
@@ -223,8 +240,8 @@ func (e *Explanation) say(r *Result) {
 	for _, s := range e.Signatures {
 		add("Note: %s.", s.Text)
 	}
-	if r.Gap > 0 {
-		add("The search was cut short; a better plan could be at most %.2g %% faster.", 100*r.Gap)
+	if r.SearchCut {
+		add("The search was cut short, because the problem is too large for a second; a better plan could be at most %.2g %% faster.", 100*r.Gap)
 	}
 }
 
@@ -255,11 +272,38 @@ func (w *Solver) ExplainSplit(ctx context.Context, m *Model, work *Workload, c *
 		if checkSplit(m.shape, split) != nil {
 			continue
 		}
-		other, err := w.solveSplit(ctx, m, work, split, policy)
+		other, err := w.solveSplit(ctx, changeSteps, m, work, split, policy)
 		if err != nil {
 			return e, err
 		}
 		e.change(&c.Result, step, split, &other.Result)
+	}
+	return e, nil
+}
+
+// ExplainTotal is ExplainSplit where the split was free: it also compares with
+// the best plan of the other policies at their own best split, where that is
+// another one. A policy that overlaps less may want more expert GPUs.
+func (w *Solver) ExplainTotal(ctx context.Context, m *Model, work *Workload, c *Choice) (Explanation, error) {
+	e, err := w.ExplainSplit(ctx, m, work, c)
+	if err != nil || c.Result.Infeasible != nil {
+		return e, err
+	}
+	for _, policy := range []plan.Policy{plan.PPPipe, plan.Sequential} {
+		if policy == c.Result.Policy {
+			continue
+		}
+		own, err := w.solveTotal(ctx, baselineTotalSteps, m, work, c.Split.Total(), policy)
+		if err != nil {
+			return e, err
+		}
+		if own.Best.Split == c.Split || own.Best.Result.Infeasible != nil {
+			continue
+		}
+		b := newBaseline(string(policy), &own.Best.Result, &c.Result)
+		b.Split = own.Best.Split
+		e.Baselines = append(e.Baselines, b)
+		e.Sentences = append(e.Sentences, fmt.Sprintf("%.2f times the throughput of the best plan of %s (%s) at its own best split, %s.", b.Gain, b.Name, b.Plan, b.Split))
 	}
 	return e, nil
 }
@@ -276,7 +320,16 @@ func (e *Explanation) change(r *Result, step, split Split, other *Result) {
 		e.Sentences = append(e.Sentences, fmt.Sprintf("%s (%s) would make a plan possible, with %.0f tokens per second.", what, split, other.TokensPerSecond))
 	default:
 		change.TokensPerSecond, change.Factor = other.TokensPerSecond, other.TokensPerSecond/r.TokensPerSecond
-		e.Sentences = append(e.Sentences, fmt.Sprintf("%s (%s) would change the throughput by %+.1f %%.", what, split, 100*(change.Factor-1)))
+		e.Sentences = append(e.Sentences, fmt.Sprintf("%s (%s) would %s.", what, split, effect(100*(change.Factor-1))))
 	}
 	e.Changes = append(e.Changes, change)
+}
+
+// effect says what a change by so many percent is.
+func effect(percent float64) string {
+	const shown = 0.05
+	if math.Abs(percent) < shown {
+		return "not change the throughput"
+	}
+	return fmt.Sprintf("change the throughput by %+.1f %%", percent)
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,6 +28,78 @@ func explain(t *testing.T, p *solver.Problem, policy plan.Policy) (solver.Result
 		t.Fatal(err)
 	}
 	return r, e
+}
+
+// number is how sentences write numbers; some are part of a name (r1, A2E).
+var (
+	number   = regexp.MustCompile(`[-+]?\d+(\.\d+)?(e[-+]?\d+)?`)
+	percents = regexp.MustCompile(`(^|[ (])([-+]?[0-9.]+(e[-+]?\d+)?) %`)
+)
+
+// checkSentences refuses what no person wants to read: numbers that are not,
+// times and shares below zero, shares above all there is, noise of rounding.
+func checkSentences(t *testing.T, p *solver.Problem, sentences []string) {
+	t.Helper()
+	if len(sentences) == 0 {
+		t.Fatalf("nothing is explained of %+v", p)
+	}
+	for _, s := range sentences {
+		for _, bad := range []string{"NaN", "Inf", "%!", "e-1", "-0 ", "-0.0 ", "  ", "<nil>"} {
+			if strings.Contains(s, bad) {
+				t.Fatalf("%q contains %q for %+v", s, bad, p)
+			}
+		}
+		if !strings.HasSuffix(s, ".") {
+			t.Fatalf("%q is no sentence", s)
+		}
+		change := strings.Contains(s, "would change")
+		for _, m := range number.FindAllString(s, -1) {
+			if v, err := strconv.ParseFloat(m, 64); err != nil || v < 0 && !change || math.IsInf(v, 0) {
+				t.Fatalf("%q has the number %s for %+v", s, m, p)
+			}
+		}
+		if change {
+			continue
+		}
+		for _, m := range percents.FindAllStringSubmatch(s, -1) {
+			if v, _ := strconv.ParseFloat(m[2], 64); v > 100 {
+				t.Fatalf("%q has a share above everything for %+v", s, p)
+			}
+		}
+	}
+}
+
+// Whatever the problem, its explanation has numbers that make sense.
+func TestSentencesMakeSense(t *testing.T) {
+	var w solver.Solver
+	for form := range len(forms) + 1 {
+		for seed := range uint64(200) {
+			r := newRand(seed, 700+uint64(form))
+			p := randomForm(r, form)
+			if r.IntN(4) == 0 {
+				// Links that cost next to nothing leave nothing but rounding.
+				p.Stages.A2E, p.Stages.E2A = solver.Affine{Alpha: 1e-14}, solver.Affine{}
+			}
+			policy := []plan.Policy{plan.FinDEP, plan.PPPipe, plan.Sequential}[r.IntN(3)]
+			got, err := w.Solve(t.Context(), p, policy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := w.Explain(t.Context(), p, &got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkSentences(t, p, e.Sentences)
+			if e.ExposedCommunicationMilliseconds < 0 || e.ExposedShare < 0 || e.ExposedShare > 1 {
+				t.Fatalf("seed %d: exposed %v ms, %v", seed, e.ExposedCommunicationMilliseconds, e.ExposedShare)
+			}
+			for name, share := range map[string]float64{"A": e.Idle.Attention, "A2E": e.Idle.A2E, "E": e.Idle.Expert, "E2A": e.Idle.E2A} {
+				if share < 0 || share > 1 {
+					t.Fatalf("seed %d: %s idles %v of the time", seed, name, share)
+				}
+			}
+		}
+	}
 }
 
 func kinds(e solver.Explanation) []solver.SignatureKind {

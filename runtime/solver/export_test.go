@@ -2,7 +2,11 @@
 
 package solver
 
-import "github.com/findep/findep-operator/runtime/plan"
+import (
+	"context"
+
+	"github.com/findep/findep-operator/runtime/plan"
+)
 
 // Evaluator is the makespan of given plans, for exhaustive search.
 type Evaluator struct{ line timeline }
@@ -28,5 +32,11 @@ var KeyOf = keyOf
 // MaxSteps bounds the work of one search.
 const MaxSteps = maxSteps
 
-// Steps is the work of the last search.
-func (w *Solver) Steps() int { return w.timeline.steps }
+// Steps is the work of the last search, AllSteps of all searches so far.
+func (w *Solver) Steps() int    { return w.timeline.steps }
+func (w *Solver) AllSteps() int { return w.timeline.spent + w.timeline.steps }
+
+// SolveTotal is SolveTotal with a solver whose work is counted.
+func (w *Solver) SolveTotal(ctx context.Context, m *Model, work *Workload, total int, policy plan.Policy) (TotalResult, error) {
+	return w.solveTotal(ctx, totalSteps, m, work, total, policy)
+}

@@ -84,6 +84,7 @@ func (s *search) segmentRange(m, q int) (low, high int) {
 // number of chunks.
 func (s *search) fits(m int) bool {
 	for q := 1; q <= s.maxChunks; q++ {
+		s.line.steps++
 		if low, high := s.segmentRange(m, q); low <= high {
 			return true
 		}

@@ -10,7 +10,7 @@ import (
 
 // result turns the best choice into a prediction.
 func (s *search) result() Result {
-	r := Result{Candidates: s.candidates, FrontierPoints: s.points, Infeasible: s.infeasible, Gap: s.gap()}
+	r := Result{Candidates: s.candidates, FrontierPoints: s.points, Infeasible: s.infeasible, SearchCut: s.exhausted, Gap: s.gap()}
 	c := &s.best
 	if c.r1 == 0 {
 		return r
@@ -102,7 +102,8 @@ func (f *forecast) measure(bare *Problem, r *Result, c *candidate, pipeline floa
 	r.Times = f.line.mean()
 	busy := f.line.busy()
 	if pipeline > 0 {
-		r.Shares = Shares{busy.Attention / pipeline, busy.A2E / pipeline, busy.Expert / pipeline, busy.E2A / pipeline}
+		share := func(busy float64) float64 { return min(1, busy/pipeline) }
+		r.Shares = Shares{share(busy.Attention), share(busy.A2E), share(busy.Expert), share(busy.E2A)}
 	}
 	free := *bare
 	free.Stages.A2E, free.Stages.E2A = Affine{}, Affine{}
@@ -112,7 +113,10 @@ func (f *forecast) measure(bare *Problem, r *Result, c *candidate, pipeline floa
 			free.PerLayer[i].A2E, free.PerLayer[i].E2A = Affine{}, Affine{}
 		}
 	}
-	r.ExposedCommunicationMilliseconds = pipeline - f.makespan(&free, r.Policy, c)
+	// What rounding leaves of nothing is nothing.
+	if exposed := pipeline - f.makespan(&free, r.Policy, c); exposed > bounding*pipeline {
+		r.ExposedCommunicationMilliseconds = exposed
+	}
 	r.LayerPeriodMilliseconds = f.period(bare, r, c, pipeline)
 	layers := float64(bare.Layers)
 	r.Regime = regime(r.Policy, r.LayerPeriodMilliseconds, busy.Attention/layers, max(busy.A2E, busy.E2A)/layers, busy.Expert/layers)

@@ -99,6 +99,17 @@ type Limits struct {
 // segment costs a launch and saves next to nothing.
 const DefaultMaxSegments = 64
 
+// DefaultMaxChunks is how many causal chunks the model form, the leader and the
+// operator try in prefill unless they are told otherwise. More rarely win, and
+// each costs time.
+const DefaultMaxChunks = 8
+
+// WithChunks are the limits with causal chunks, equal and unequal, allowed.
+func (l Limits) WithChunks() Limits {
+	l.MaxChunks, l.UnequalChunks = DefaultMaxChunks, true
+	return l
+}
+
 // Memory says what fits, in bytes of one GPU of each group.
 type Memory struct {
 	Attention AttentionMemory `json:"attention"`

@@ -96,7 +96,7 @@ func TestRawFormInJSON(t *testing.T) {
 
 // Any problem is solved or refused quickly, with finite numbers and a plan that
 // every rank accepts and a schedule has room for.
-func FuzzSolve(f *testing.F) {
+func FuzzProblem(f *testing.F) {
 	f.Add(0.1, 0.2, 0.0, 0.3, 0.01, 1.5, 0.0, 10.0, 26, 2, 1024, 0, 8, 0, int64(1000), int64(3), int64(7), uint16(0), 1)
 	f.Add(0.0, 1e-15, 0.0, 0.0, 0.0, 1e12, 1e9, 0.0, 1024, 4096, 1<<24, 1<<24, 0, 256, int64(1)<<50, int64(1), int64(1), uint16(0xffff), 64)
 	f.Add(1e9, 1e9, 1e9, 1e9, 1e9, 1e-12, 0.0, 1e9, 1, 1, 1, 0, 0, 0, int64(-1), int64(0), int64(0), uint16(0), 0)
@@ -116,8 +116,9 @@ func FuzzSolve(f *testing.F) {
 			}
 		}
 		changeForm(p, form)
+		var w solver.Solver
 		for _, policy := range []plan.Policy{plan.FinDEP, plan.PPPipe, plan.Sequential} {
-			r, err := solver.Solve(p, policy)
+			r, err := w.Solve(t.Context(), p, policy)
 			if err != nil {
 				var field *solver.FieldError
 				if !errors.As(err, &field) {
@@ -125,10 +126,27 @@ func FuzzSolve(f *testing.F) {
 				}
 				return
 			}
+			// The watchdog counts steps, so that a slow machine cannot raise it.
+			if w.Steps() > mostSteps {
+				t.Fatalf("%d steps, want at most %d for %+v", w.Steps(), mostSteps, p)
+			}
 			checkResult(t, p, &r)
+			e, err := w.Explain(t.Context(), p, &r)
+			if err != nil {
+				t.Fatalf("%v explaining %+v", err, p)
+			}
+			checkSentences(t, p, e.Sentences)
+		}
+		if w.AllSteps() > 4*mostSteps {
+			t.Fatalf("%d steps with all explanations, want at most %d for %+v", w.AllSteps(), 4*mostSteps, p)
 		}
 	})
 }
+
+// mostSteps bounds one search. Its allowance is looked at between evaluations,
+// so it may be exceeded by one, by the predictions of the result, and by the
+// few evaluations that find some plan after a search was cut.
+const mostSteps = solver.MaxSteps + solver.MaxSteps/2
 
 // changeForm turns each bit of a fuzzer's word into one form of problem.
 func changeForm(p *solver.Problem, form uint16) {
@@ -188,7 +206,8 @@ func checkResult(t *testing.T, p *solver.Problem, r *solver.Result) {
 // which is bounded by counting it rather than by a clock.
 func TestTheWorkOfASearchIsBounded(t *testing.T) {
 	var w solver.Solver
-	for _, form := range []uint16{0, 1, 1 << 2, 1 << 3, 1 << 4, 0x1ff} {
+	worst, cut := 0, false
+	for _, form := range []uint16{0, 1, 1 << 2, 1 << 3, 1 << 4, 1<<3 | 1<<4, 0x1ff} {
 		for _, layers := range largeLayers {
 			for _, batch := range []int{0, 1 << 20} {
 				p := standardL()
@@ -201,11 +220,59 @@ func TestTheWorkOfASearchIsBounded(t *testing.T) {
 					t.Fatal(err)
 				}
 				checkResult(t, p, &r)
-				if most := 2 * solver.MaxSteps; w.Steps() > most {
-					t.Errorf("form %#x, %d layers, batch %d: %d steps, want at most %d", form, layers, batch, w.Steps(), most)
+				if w.Steps() > mostSteps {
+					t.Errorf("form %#x, %d layers, batch %d: %d steps, want at most %d", form, layers, batch, w.Steps(), mostSteps)
 				}
+				if r.SearchCut != (w.Steps() > solver.MaxSteps) && r.SearchCut {
+					t.Errorf("form %#x, %d layers, batch %d: said to be cut after %d steps", form, layers, batch, w.Steps())
+				}
+				worst = max(worst, w.Steps())
+				cut = cut || r.SearchCut
 			}
 		}
+	}
+	if !cut {
+		t.Error("no search was cut; the problems are too small to prove anything")
+	}
+	t.Logf("at most %d steps", worst)
+}
+
+// A free split shares one allowance among its splits, and an explanation has
+// allowances of its own, so that a whole answer stays within a second.
+func TestTheWorkOfAWholeAnswerIsBounded(t *testing.T) {
+	for name, change := range map[string]func(*solver.Instance){
+		"plain":          func(*solver.Instance) {},
+		"half-duplex":    func(in *solver.Instance) { in.Options.HalfDuplex, in.Options.ExpertTileTokens = true, 128 },
+		"unequal chunks": func(in *solver.Instance) { in.Options.Limits = in.Options.Limits.WithChunks() },
+		"many chunks": func(in *solver.Instance) {
+			in.Options.Limits.MaxChunks, in.Options.Limits.UnequalChunks = plan.MaxChunks, true
+		},
+		"decode of a lot": func(in *solver.Instance) { in.Workload = solver.Workload{Phase: solver.Decode, ContextTokens: 64} },
+	} {
+		in := instance(t, v2, "b200", solver.Workload{Phase: solver.Prefill, SequenceTokens: 8192})
+		in.Options.Limits.MaxSegments = plan.MaxR2
+		change(in)
+		m, err := solver.NewModel(in.Shape, in.Profiles, in.Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w solver.Solver
+		r, err := w.SolveTotal(t.Context(), m, &in.Workload, 1024, plan.FinDEP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := 2*solver.MaxSteps + solver.MaxSteps/2; w.AllSteps() > most {
+			t.Errorf("%s: %d steps for all splits, want at most %d", name, w.AllSteps(), most)
+		}
+		e, err := w.ExplainTotal(t.Context(), m, &in.Workload, &r.Best)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := 6 * solver.MaxSteps; w.AllSteps() > most {
+			t.Errorf("%s: %d steps with the explanation, want at most %d", name, w.AllSteps(), most)
+		}
+		checkSentences(t, &r.Best.Problem, e.Sentences)
+		t.Logf("%s: %d steps, %d splits cut", name, w.AllSteps(), r.CutSplits)
 	}
 }
 

@@ -37,7 +37,9 @@ type search struct {
 	// near remembers the last best r2 of each order, where the next search
 	// starts.
 	near [2]int
-	// exhausted is set when the search had to be cut short.
+	// allowance is the number of steps after which the search is cut short;
+	// exhausted is set when that happened.
+	allowance int
 	exhausted bool
 }
 
@@ -62,7 +64,9 @@ func newSearch(ctx context.Context, p *Problem, policy plan.Policy, line *timeli
 		maxSegments:   orDefault(p.Limits.MaxSegments, DefaultMaxSegments),
 		maxChunks:     min(orDefault(p.Limits.MaxChunks, 1), p.SequenceTokens),
 		maxTokens:     p.maxTokensPerExpert(),
+		allowance:     maxSteps,
 	}
+	line.spent += line.steps
 	line.steps = 0
 	if policy == plan.Sequential {
 		s.maxDegree, s.maxChunks = 1, 1
@@ -115,8 +119,15 @@ func (s *search) mostPieces(r2 int) int {
 
 const (
 	// maxSteps bounds the work of one search to a fraction of a second. A step
-	// is one piece in one layer, some 10 ns.
-	maxSteps = 15_000_000
+	// is one piece in one layer, 10 to 25 ns. Every loop of the search that may
+	// be long counts its steps and looks at stopped.
+	maxSteps = 6_000_000
+	// totalSteps bounds that of all splits of a number of GPUs together,
+	// baselineSteps and changeSteps that of each search of an explanation.
+	totalSteps         = 2 * maxSteps
+	baselineSteps      = maxSteps / 4
+	baselineTotalSteps = maxSteps / 2
+	changeSteps        = maxSteps / 8
 	// closedSteps and loadSteps are what evaluating a closed form and
 	// preparing a piece amount to.
 	closedSteps, loadSteps = 8, 4
@@ -124,7 +135,7 @@ const (
 
 // stopped tells whether to give up: cancelled, or too much work.
 func (s *search) stopped() bool {
-	if s.line.steps > maxSteps {
+	if s.line.steps > s.allowance {
 		s.exhausted = true
 	}
 	return s.exhausted || s.ctx.Err() != nil
@@ -310,6 +321,10 @@ func (s *search) fallBack() {
 			}
 			return
 		}
+	}
+	// Whole samples do not fit; one sample in chunks may.
+	if s.best = s.fastest(1, 1, math.Inf(1)); s.best.r1 == 0 {
+		s.infeasible = s.memoryInfeasible(1, 1)
 	}
 }
 

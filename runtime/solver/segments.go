@@ -42,6 +42,7 @@ func (s *search) relaxes(c *choice) bool {
 
 // relaxed is a lower bound of the makespan of whole samples.
 func (s *search) relaxed(c *choice, r2 int) float64 {
+	s.line.steps += closedSteps
 	e := candidate{m: c.m, last: c.m, r1: c.r1, chunks: 1}
 	once := s.p.Dense.At(float64(c.m)) + s.p.Head.At(float64(c.m)) + s.outside(&e)
 	return once + s.p.Times(c.m, r2).Makespan(s.policy, c.order, s.p.Layers, c.r1, r2)

@@ -55,10 +55,12 @@ type Result struct {
 	// they come from.
 	Candidates     int `json:"candidates"`
 	FrontierPoints int `json:"frontierPoints"`
-	// Gap is 0 when the plan is proved to be the best. A problem outside the
-	// closed forms and so large that the search had to be cut short has the
-	// part by which a better plan could be faster at most, for example 0.02.
-	Gap float64 `json:"gap,omitempty"`
+	// SearchCut tells that the problem is outside the closed forms and so large
+	// that the search had to be cut short; Gap is then the part by which a
+	// better plan could be faster at most, for example 0.02. Otherwise the plan
+	// is proved to be the best, and Gap is 0.
+	SearchCut bool    `json:"searchCut,omitempty"`
+	Gap       float64 `json:"gap,omitempty"`
 	// Infeasible is nil when the plan meets all limits.
 	Infeasible *Infeasible `json:"infeasible,omitempty"`
 }
@@ -84,12 +86,18 @@ func (w *Solver) Solve(ctx context.Context, p *Problem, policy plan.Policy) (Res
 	if err := p.Validate(); err != nil {
 		return Result{}, err
 	}
+	return w.within(ctx, maxSteps, p, policy)
+}
+
+// within is Solve of a valid problem with a bound on the work.
+func (w *Solver) within(ctx context.Context, steps int, p *Problem, policy plan.Policy) (Result, error) {
 	switch policy {
 	case plan.FinDEP, plan.PPPipe, plan.Sequential:
 	default:
 		return Result{}, fmt.Errorf("policy %q is unknown; use FinDEP, PPPipe or Sequential", string(policy))
 	}
 	s := newSearch(ctx, p, policy, &w.timeline)
+	s.allowance = steps
 	switch {
 	case p.Batch > 0:
 		s.fixedBatch()

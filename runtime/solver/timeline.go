@@ -86,8 +86,9 @@ type timeline struct {
 	duplex
 	// fractions is room for the boundaries of a candidate.
 	fractions [plan.MaxChunks + 1]float64
-	// steps counts the pieces of all layers computed so far.
-	steps int
+	// steps counts the pieces of all layers computed by the last search, spent
+	// those of the searches before it.
+	steps, spent int
 }
 
 // load prepares the pieces of a candidate.

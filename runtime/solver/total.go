@@ -35,6 +35,9 @@ type TotalResult struct {
 	Best Choice `json:"best"`
 	// Alternatives are all other splits in order of their attention GPUs.
 	Alternatives []Alternative `json:"alternatives"`
+	// CutSplits counts the splits whose search was cut short. If there are any,
+	// the choice among them is not proved.
+	CutSplits int `json:"cutSplits,omitempty"`
 }
 
 // SolveModel returns the best plan of a policy for a given split. An infeasible
@@ -45,17 +48,20 @@ func SolveModel(in *Instance, split Split, policy plan.Policy) (Choice, error) {
 		return Choice{}, err
 	}
 	var w Solver
-	return w.solveSplit(context.Background(), m, &in.Workload, split, policy)
+	return w.solveSplit(context.Background(), maxSteps, m, &in.Workload, split, policy)
 }
 
-// solveSplit is SolveModel of a prepared model.
-func (w *Solver) solveSplit(ctx context.Context, m *Model, work *Workload, split Split, policy plan.Policy) (Choice, error) {
+// solveSplit is SolveModel of a prepared model with a bound on the work.
+func (w *Solver) solveSplit(ctx context.Context, steps int, m *Model, work *Workload, split Split, policy plan.Policy) (Choice, error) {
 	c := Choice{Split: split}
 	err := m.Problem(work, split, &c.Problem)
 	if err != nil {
 		return Choice{}, err
 	}
-	if c.Result, err = w.Solve(ctx, &c.Problem, policy); err != nil {
+	if err := c.Problem.Validate(); err != nil {
+		return Choice{}, err
+	}
+	if c.Result, err = w.within(ctx, steps, &c.Problem, policy); err != nil {
 		return Choice{}, err
 	}
 	if c.Result.Infeasible != nil {
@@ -76,13 +82,20 @@ func SolveTotal(ctx context.Context, in *Instance, total int, policy plan.Policy
 		return TotalResult{}, err
 	}
 	var w Solver
+	return w.solveTotal(ctx, totalSteps, m, &in.Workload, total, policy)
+}
+
+// solveTotal is SolveTotal of a prepared model with a bound on the work.
+func (w *Solver) solveTotal(ctx context.Context, steps int, m *Model, work *Workload, total int, policy plan.Policy) (TotalResult, error) {
 	choices := make([]Choice, 0, total-1)
-	best := -1
-	for ag := max(1, total-in.Shape.MoE.Experts); ag < total; ag++ {
-		c, err := w.solveSplit(ctx, m, &in.Workload, Split{ag, total - ag}, policy)
+	best, left := -1, steps
+	for ag := max(1, total-m.shape.MoE.Experts); ag < total; ag++ {
+		// What one split does not need is left for the others.
+		c, err := w.solveSplit(ctx, left/(total-ag), m, work, Split{ag, total - ag}, policy)
 		if err != nil {
 			return TotalResult{}, fmt.Errorf("split %d GPUs: %w", total, err)
 		}
+		left = max(0, left-w.timeline.steps)
 		choices = append(choices, c)
 		if best < 0 || closer(&c, &choices[best]) {
 			best = len(choices) - 1
@@ -90,6 +103,9 @@ func SolveTotal(ctx context.Context, in *Instance, total int, policy plan.Policy
 	}
 	r := TotalResult{Best: choices[best]}
 	for i := range choices {
+		if choices[i].Result.SearchCut {
+			r.CutSplits++
+		}
 		if i != best {
 			r.Alternatives = append(r.Alternatives, alternative(&choices[i], &r.Best))
 		}
