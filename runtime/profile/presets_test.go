@@ -70,6 +70,19 @@ func TestPresetsFollowTheirDatasheets(t *testing.T) {
 					t.Errorf("%s: slope %g, want %g", what, v[0], want)
 				}
 			}
+			// Whoever doubts a number finds it in the source, with where it was read.
+			for _, figure := range []string{
+				fmt.Sprintf("%g TFLOP/s", d.teraflops), fmt.Sprintf("%g GB,", d.memory), "https://",
+				fmt.Sprintf("(%g GB/s", d.link), "latencies are estimates", "reserve of memory are estimates",
+			} {
+				if !strings.Contains(p.Source, figure) {
+					t.Errorf("source has no %q: %s", figure, p.Source)
+				}
+			}
+			if !strings.Contains(p.Source, fmt.Sprintf("%g GB/s ", d.bandwidth)) && !strings.Contains(p.Source, fmt.Sprintf("%g TB/s ", d.bandwidth/1000)) &&
+				!strings.Contains(p.Source, fmt.Sprintf("%.1f TB/s ", d.bandwidth/1000)) {
+				t.Errorf("source has no memory bandwidth of %g GB/s: %s", d.bandwidth, p.Source)
+			}
 			for what, alpha := range map[string]float64{
 				"GEMM": p.GEMM.AlphaMicroseconds, "grouped GEMM": p.GroupedGEMM.AlphaMicroseconds,
 				"attention": p.Attention.AlphaMicroseconds, "link": p.Link.AlphaMicroseconds,
