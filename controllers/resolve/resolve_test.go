@@ -339,3 +339,28 @@ func TestConvertReadsWhatUnconvertWrote(t *testing.T) {
 		t.Errorf("an empty profile becomes %+v, want the least slopes that the API allows", least)
 	}
 }
+
+// The operator predicts what the leader will run: with chunks where the
+// schedule has them. One prompt in flight is where they matter most.
+func TestPredictionKnowsTheScheduleChunks(t *testing.T) {
+	predict := func(chunks v1alpha1.ScheduleChunks) *resolve.Result {
+		d := wrappers.MoEDeployment("a").Model("deepseek-ai/DeepSeek-V2-Lite").Profile("h20").GPUs(2, 2).With(func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Schedule.Chunks, s.Workload.Concurrency, s.Workload.PromptTokens = chunks, 2, 8192
+			s.Model.MaxContextTokens = 16384
+		}).Obj()
+		return resolve.Resolve(d, resolve.Facts{})
+	}
+	with, whole := predict(v1alpha1.ChunksAuto), predict(v1alpha1.ChunksOff)
+	if with.Predicted == nil || whole.Predicted == nil {
+		t.Fatalf("no prediction: %+v, %+v", with.Feasible, whole.Feasible)
+	}
+	if with.Start.Chunks < 2 || whole.Start.Chunks != 1 {
+		t.Errorf("chunks %d with Auto and %d with Off, want some and 1", with.Start.Chunks, whole.Start.Chunks)
+	}
+	if a, b := with.Predicted.TimeToFirstTokenMilliseconds, whole.Predicted.TimeToFirstTokenMilliseconds; a >= b {
+		t.Errorf("%d ms to the first token with chunks, %d ms without", a, b)
+	}
+	if d := predict(""); d.Start != with.Start {
+		t.Errorf("the default plans %v, Auto %v", d.Start, with.Start)
+	}
+}

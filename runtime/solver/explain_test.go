@@ -251,3 +251,58 @@ func TestExplainEveryForm(t *testing.T) {
 		}
 	}
 }
+
+// Where the split is free, the other policies are also taken at their own best
+// one, which is the only comparison that nobody can call unfair.
+func TestExplainTotalComparesAtEveryPolicysOwnSplit(t *testing.T) {
+	found := false
+	for _, tokens := range []int{256, 1024, 4096, 16384} {
+		in := instance(t, v2, "h20", solver.Workload{Phase: solver.Prefill, SequenceTokens: tokens})
+		in.Options.Limits.SamplesInFlight = 1
+		m, err := solver.NewModel(in.Shape, in.Profiles, in.Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := solver.SolveTotal(t.Context(), in, 24, plan.FinDEP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w solver.Solver
+		e, err := w.ExplainTotal(t.Context(), m, &in.Workload, &r.Best)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same := map[string]float64{}
+		for _, b := range e.Baselines {
+			if b.Split == (solver.Split{}) {
+				same[b.Name] = b.TokensPerSecond
+			}
+		}
+		for _, policy := range []plan.Policy{plan.PPPipe, plan.Sequential} {
+			own, err := solver.SolveTotal(t.Context(), in, 24, policy)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.IndexFunc(e.Baselines, func(b solver.Baseline) bool { return b.Name == string(policy) && b.Split != solver.Split{} })
+			if own.Best.Split == r.Best.Split {
+				if got >= 0 {
+					t.Errorf("%d tokens, %s: its best split is the same and yet reported apart", tokens, policy)
+				}
+				continue
+			}
+			found = true
+			if got < 0 {
+				t.Fatalf("%d tokens, %s: its own best split %v is missing", tokens, policy, own.Best.Split)
+			}
+			b := e.Baselines[got]
+			if b.Split != own.Best.Split || b.Plan != own.Best.Result.Plan || b.TokensPerSecond < same[b.Name] ||
+				math.Abs(b.Gain*b.TokensPerSecond/r.Best.Result.TokensPerSecond-1) > 1e-9 {
+				t.Errorf("%d tokens: %+v, want %v of split %v", tokens, b, own.Best.Result.Plan, own.Best.Split)
+			}
+		}
+		checkSentences(t, &r.Best.Problem, e.Sentences)
+	}
+	if !found {
+		t.Error("every policy likes the same split; the test lost its meaning")
+	}
+}

@@ -237,6 +237,32 @@ func TestTheWorkOfASearchIsBounded(t *testing.T) {
 	t.Logf("at most %d steps", worst)
 }
 
+// Memory that only the smallest pieces fit leaves room in a schedule for few
+// micro-batches, and that is no reason to find no plan.
+func TestSmallPiecesLeaveRoomForFewMicroBatches(t *testing.T) {
+	for name, change := range map[string]func(*solver.Problem){
+		"whole samples": func(*solver.Problem) {},
+		"chunks":        func(p *solver.Problem) { p.Limits = p.Limits.WithChunks() },
+	} {
+		p := standardL()
+		p.Layers = 58
+		p.Limits = solver.Limits{SamplesInFlight: 100_000}
+		p.Memory = &solver.Memory{
+			Attention: solver.AttentionMemory{UsableBytes: 1 << 40, PerSampleBytes: 1},
+			// 192 tokens per expert and sample, 4 of which fit.
+			Expert: solver.ExpertMemory{UsableBytes: 4 << 10, PerTokenBytes: 1 << 10},
+		}
+		change(p)
+		r := solve(t, p, plan.FinDEP)
+		if r.Infeasible != nil || r.R1 < 1 || r.TokensPerExpert > 4 {
+			t.Errorf("%s: %v, infeasible %v, %v tokens per expert; want a plan with at most 4", name, r.Plan, r.Infeasible, r.TokensPerExpert)
+		}
+		if n := p.Layers * r.R1 * r.Chunks * (2 + 3*r.R2); n > schedule.MaxTasks {
+			t.Errorf("%s: %v makes %d tasks", name, r.Plan, n)
+		}
+	}
+}
+
 // A free split shares one allowance among its splits, and an explanation has
 // allowances of its own, so that a whole answer stays within a second.
 func TestTheWorkOfAWholeAnswerIsBounded(t *testing.T) {

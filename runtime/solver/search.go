@@ -248,12 +248,25 @@ func (s *search) nextMicroBatch(m, r1 int) int {
 // mostDegree is the largest r1 for micro-batches of m samples that memory and
 // the lower bound of the makespan allow.
 func (s *search) mostDegree(m int) int {
-	r1 := min(s.p.MaxPipelineDegree(m), s.maxDegree)
+	r1 := min(s.p.MaxPipelineDegree(m), s.maxDegree, s.room(m))
 	limit := s.p.Limits.MakespanMilliseconds
 	if limit == 0 || r1 == 0 {
 		return r1
 	}
 	return sort.Search(r1, func(i int) bool { return s.lower(m, i+1, 1, s.maxChunks) > limit*(1+rounding) })
+}
+
+// room is the number of micro-batches of m samples for which a schedule has
+// room when each is cut as little as the expert GPUs' memory allows; 0 if they
+// do not fit. Whoever needs many segments to fit has fewer micro-batches.
+func (s *search) room(m int) int {
+	most := 0
+	for q := 1; q <= s.maxChunks; q++ {
+		if low, high := s.segmentRange(m, q); low <= high {
+			most = max(most, s.mostPieces(low)/q)
+		}
+	}
+	return most
 }
 
 // degree is the largest r1 for micro-batches of m samples under all limits.
