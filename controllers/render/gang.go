@@ -193,7 +193,7 @@ type VolcanoPodGroupSpec struct {
 // IsApplyConfiguration implements runtime.ApplyConfiguration.
 func (VolcanoPodGroup) IsApplyConfiguration() {}
 
-// GetAPIVersion, GetKind, GetName and GetNamespace identify the object.
+// GetAPIVersion is the API version.
 func (v *VolcanoPodGroup) GetAPIVersion() *string { return v.APIVersion }
 
 // GetKind is the kind.

@@ -107,7 +107,8 @@ func TestPatchThatCannotBeApplied(t *testing.T) {
 	}
 }
 
-// TestEveryInstanceHasOneOfEach ties the names of pods to those of their groups.
+// TestEveryRankIsInAGroupThatExists ties pods to their groups, and the groups' sizes
+// to the number of pods that name them.
 func TestEveryRankIsInAGroupThatExists(t *testing.T) {
 	for _, native := range []bool{false, true} {
 		in := input()

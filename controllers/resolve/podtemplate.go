@@ -133,8 +133,8 @@ func (c *templateCheck) spec(s *corev1.PodSpec) {
 	}
 }
 
-// container checks one container; own is the operator's in this list, taken a
-// name that another list has.
+// container checks one container: own is the name of the operator's container in
+// this list, taken the name of the one in the other list.
 func (c *templateCheck) container(list string, k *corev1.Container, own, taken string) {
 	path := fmt.Sprintf("%s[%s]", list, cmp.Or(k.Name, "without a name"))
 	for _, resources := range []corev1.ResourceList{k.Resources.Limits, k.Resources.Requests} {

@@ -55,7 +55,7 @@ func newPlanReport(d *v1alpha1.MoEDeployment, r *resolve.Result, notes []string)
 	case !r.Model.OK:
 		p.Reason, p.Message = r.Model.Reason, r.Model.Message
 	case r.GangMissing:
-		p.Reason, p.Message = v1alpha1.ReasonGangNotServed, "placement.gang is Required, and there is no gang scheduling to be had."
+		p.Reason, p.Message = v1alpha1.ReasonGangNotServed, r.GangProblem
 	}
 	for _, role := range []v1alpha1.Role{v1alpha1.RoleAttention, v1alpha1.RoleExpert} {
 		if profile, known := r.Profiles[role]; known {
