@@ -149,18 +149,21 @@ var _ = Describe("What cannot work", func() {
 			Should(And(HavePrefix("False/"), ContainSubstring("localhost/findep/absent:1")))
 	})
 
-	It("says how much memory is missing", func(ctx context.Context) {
+	It("is refused for want of memory unless the user insists, and status says so", func(ctx context.Context) {
 		d := tiny("too-big", 1, 1, func(d *v1alpha1.MoEDeployment) {
 			d.Spec.Model = v1alpha1.ModelSpec{
 				Name:   "deepseek-ai/DeepSeek-V3",
 				Source: v1alpha1.ModelSource{URI: "pvc://weights"},
 			}
-			d.Spec.Replicas = ptr.To[int32](1)
+			// An instance that nobody asks for is checked all the same.
+			d.Spec.Replicas = ptr.To[int32](0)
 		})
+		Expect(k8s.Create(ctx, d.DeepCopy(), client.DryRunAll)).To(MatchError(And(ContainSubstring("bytes"), ContainSubstring("are missing"))))
+		d.Annotations = map[string]string{v1alpha1.AnnotationMemoryCheck: v1alpha1.MemoryCheckOverride}
 		create(ctx, d)
 		Eventually(ctx, func() string { return condition(ctx, d.Name, v1alpha1.ConditionFeasible) }).
 			WithTimeout(changeWithin).WithPolling(pollEvery).
-			Should(And(HavePrefix("False/MemoryExceeded"), ContainSubstring("bytes")))
+			Should(And(HavePrefix("True/MemoryCheckOverridden"), ContainSubstring("are missing")))
 		Expect(podsOf(ctx, d.Name)).To(BeEmpty())
 	})
 })
