@@ -56,16 +56,11 @@ func refused(err error) Finding {
 // choose takes the split of gpus.total that the solver likes best, or keeps the
 // one that instances already run with.
 func choose(r *Result, p *planner, total int, existing *Decision) {
-	var outcomes []outcome
-	for attention := max(1, total-r.Shape.MoE.Experts); attention < total; attention++ {
-		o, err := p.evaluate(solver.Split{Attention: attention, Expert: total - attention})
-		if err != nil {
-			r.Feasible = refused(err)
-			return
-		}
-		outcomes = append(outcomes, o)
+	outcomes, err := p.evaluateAll(total, r.Shape.MoE.Experts)
+	if err != nil {
+		r.Feasible = refused(err)
+		return
 	}
-	slices.SortStableFunc(outcomes, outcome.compare)
 	chosen, fitting := 0, 0
 	for i, o := range outcomes {
 		if o.memory == nil {
@@ -93,10 +88,35 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 		}
 	}
 	adopt(r, p, best)
-	if best.memory != nil && (existing == nil || !r.Feasible.OK) {
-		r.Decision.Why = fmt.Sprintf("The one of %d splits of %d GPUs that misses the least memory; none fits.", len(outcomes), total)
-		r.Feasible.Message = fmt.Sprintf("No split of %d GPUs fits. The nearest is %s: %s", total, best.split, r.Feasible.Message)
+	if best.memory != nil {
+		explainNearest(r, best.split, existing, len(outcomes))
 	}
+}
+
+// explainNearest says that the split that was taken does not fit either. One that
+// instances run with, since the user overrides the check, keeps its reason.
+func explainNearest(r *Result, split solver.Split, existing *Decision, splits int) {
+	if existing != nil && r.Feasible.OK {
+		return
+	}
+	total := split.Total()
+	r.Decision.Why = fmt.Sprintf("The one of %d splits of %d GPUs that misses the least memory; none fits.", splits, total)
+	r.Feasible.Message = fmt.Sprintf("No split of %d GPUs fits. The nearest is %s: %s", total, split, r.Feasible.Message)
+}
+
+// evaluateAll plans every split that leaves no expert GPU without an expert, best
+// first.
+func (p *planner) evaluateAll(total, experts int) ([]outcome, error) {
+	var outcomes []outcome
+	for attention := max(1, total-experts); attention < total; attention++ {
+		o, err := p.evaluate(solver.Split{Attention: attention, Expert: total - attention})
+		if err != nil {
+			return nil, err
+		}
+		outcomes = append(outcomes, o)
+	}
+	slices.SortStableFunc(outcomes, outcome.compare)
+	return outcomes, nil
 }
 
 // adopt takes over what was found out about the split.

@@ -98,14 +98,14 @@ func (c *Certificates) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: race}, nil
 	}
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", c.Secret, err)
+		return ctrl.Result{}, fmt.Errorf("the Secret %s: %w", c.Secret, err)
 	}
 	if err := c.reconcileBundle(ctx, data[identity.CAFile]); err != nil {
-		return ctrl.Result{}, fmt.Errorf("ValidatingWebhookConfiguration %s: %w", c.Configuration, err)
+		return ctrl.Result{}, fmt.Errorf("the ValidatingWebhookConfiguration %s: %w", c.Configuration, err)
 	}
 	pair, err := tls.X509KeyPair(data[identity.CertFile], data[identity.KeyFile])
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", c.Secret, err)
+		return ctrl.Result{}, fmt.Errorf("the Secret %s: %w", c.Secret, err)
 	}
 	c.current.Store(&pair)
 	return ctrl.Result{RequeueAfter: after}, nil
