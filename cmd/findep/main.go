@@ -74,6 +74,6 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newSolve(), newSimulate(), newSweep(), newRun(), newBench(), newRank(), newShow(), newCalibrate(),
-		cluster.NewPlan(), cluster.NewStatus(printDeployment), cluster.NewRollout())
+		cluster.NewPlan(), cluster.NewStatus(printDeployment), cluster.NewRollout(), cluster.NewTrace())
 	return root
 }

@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -83,6 +85,35 @@ var _ = Describe("A MoEDeployment", Ordered, func() {
 			}).WithTimeout(changeWithin).WithPolling(pollEvery).Should(Succeed())
 		}
 		Expect(podState(ctx, name)).To(Equal(before))
+	})
+
+	It("records a trace of all ranks through the kubectl plugin", func(ctx context.Context) {
+		file := filepath.Join(GinkgoT().TempDir(), "trace.json")
+		recorded := make(chan string, 1)
+		go func() {
+			text, err := plugin(ctx, "trace", name, "--steps", "8", "--output", file)
+			recorded <- fmt.Sprint(text, err)
+		}()
+		for answered := false; !answered; {
+			_, err := completion(ctx, name, prompts[0])
+			Expect(err).NotTo(HaveOccurred())
+			select {
+			case text := <-recorded:
+				Expect(text).To(ContainSubstring("perfetto"))
+				answered = true
+			default:
+			}
+		}
+		trace, err := os.ReadFile(file)
+		Expect(err).NotTo(HaveOccurred())
+		for _, want := range []string{"rank 0 (Attention)", "rank 3 (Expert)", "ExpertCompute", "A2ELink", "predictedMilliseconds"} {
+			Expect(string(trace)).To(ContainSubstring(want))
+		}
+	})
+
+	It("says through the kubectl plugin that all is well", func(ctx context.Context) {
+		Expect(plugin(ctx, "status", name)).To(And(ContainSubstring("1/1 ready"), ContainSubstring("Serving"), ContainSubstring("measured")))
+		Expect(plugin(ctx, "rollout", "status", name, "--timeout", "1m")).To(ContainSubstring("Rolled out: 1 of 1"))
 	})
 
 	It("serves again by itself after an expert pod was killed", func(ctx context.Context) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -133,6 +134,14 @@ func podState(ctx context.Context, name string) map[string]string {
 		state[p.Name] = fmt.Sprintf("%s restarts=%d", p.UID, restarts)
 	}
 	return state
+}
+
+// plugin runs the command line tool, which hack/e2e.sh has built, on the
+// namespace of the tests.
+func plugin(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "../../bin/findep", append(args, "--namespace", namespace)...) //nolint:gosec // the tests' own arguments
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // completion asks for r's greedy continuation through the API server's service
