@@ -9,7 +9,7 @@
 #                   kernels/cuda/resources.tsv; cuda-resources-update writes it
 #   cuda-shim       build/cuda/libfindep_cuda_shim.so: the same sources on a model
 #                   of CUDA that runs on the CPU, for tests
-#   test-cuda-shim  the conformance suite on it
+#   test-cuda-shim  the conformance suite on it, and whole steps of several ranks
 #   test-cuda-build all that can be known without a GPU, part of `make test`: the
 #                   two builds, the table of resources, the symbols, loading by C
 #                   (under valgrind) and by the Go binary, the suite on the model
@@ -136,9 +136,8 @@ $(CUDA_FAKE_NCCL): kernels/tests/cudashim/fakenccl.cc kernels/tests/cudashim/ncc
 	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -shared -o $@ $< -lpthread
 
 test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) ## Run the conformance suite on the CUDA kernels, on the CPU.
-	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) go test -count=1 -tags findep_native -run 'TestCUDAShim' ./runtime/backend/native
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
-		go test -count=1 -tags findep_native -run 'OnTheModelOfCUDA' ./runtime/executor
+		go test -count=1 -tags findep_native -run 'TestCUDAShim|OnTheModelOfCUDA' ./runtime/backend/native ./runtime/executor
 
 $(CUDA_LOADER): kernels/tests/loader/loader.c kernels/include/findep/backend.h
 	@mkdir -p $(@D)

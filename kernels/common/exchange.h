@@ -52,6 +52,16 @@ struct MessagePlace {
   int32_t layer, micro_batch, segment;
 };
 
+// Word i of the header of a message with so many rows and pairs.
+FINDEP_HD int32_t header_word(int64_t i, int64_t rows, int64_t pairs, const MessagePlace& at) {
+  return i == 0   ? static_cast<int32_t>(rows)
+         : i == 1 ? static_cast<int32_t>(pairs)
+         : i == 2 ? at.layer
+         : i == 3 ? at.micro_batch
+         : i == 4 ? at.segment
+                  : 0;
+}
+
 // A header's counts, if it is a message of this place and fits its room; else
 // nothing, which `wrong` tells.
 struct MessageCounts {

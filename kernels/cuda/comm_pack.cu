@@ -41,8 +41,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(PackParams p) {
       p.pairs.row(e)[w] = pack_word(s, w, p.capacity, p.pair_capacity, p.pair_start, p.pair_expert, p.pair_weight);
     }
     if (i != 0) continue;
-    const int32_t head[] = {static_cast<int32_t>(s.rows), static_cast<int32_t>(s.pairs), p.at.layer, p.at.micro_batch, p.at.segment};
-    if (threadIdx.x < kHeaderWords) p.headers.row(e)[threadIdx.x] = threadIdx.x < 5 ? head[threadIdx.x] : 0;
+    if (threadIdx.x < kHeaderWords) p.headers.row(e)[threadIdx.x] = header_word(threadIdx.x, s.rows, s.pairs, p.at);
   }
 }
 

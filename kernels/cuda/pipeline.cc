@@ -36,10 +36,10 @@ void Pipeline::run(const uint8_t* data, uint64_t bytes, const PipelineBuffer* bu
                  static_cast<unsigned long long>(fault.value), static_cast<unsigned long long>(fault.at));
   comm_.poll();
   try {
-    device_.reserve_events(kFirstTaskEvent);
     if ((list.header.flags & kListCapture) != 0) {
       capture(list, data, bytes);
     } else {
+      plan(list);
       enqueue(list);
     }
     device_.record(kStreamCompute, kEndEvent);
@@ -51,14 +51,17 @@ void Pipeline::run(const uint8_t* data, uint64_t bytes, const PipelineBuffer* bu
   pending_ = true;
 }
 
+// Graphs first: a communicator is not gone while graphs refer to it.
 void Pipeline::give_up() noexcept {
   cancelled_.store(true);
+  graphs_.clear();
   comm_.abort();
 }
 
 void Pipeline::capture(const TaskList& list, const uint8_t* data, uint64_t bytes) {
   uint64_t graph = 0;
   if (!graphs_.find(data, bytes, addresses_, &graph)) {
+    plan(list);
     if (!begin_capture()) return enqueue(list);
     try {
       enqueue(list);
@@ -84,9 +87,13 @@ bool Pipeline::begin_capture() {
   }
 }
 
-void Pipeline::enqueue(const TaskList& list) {
+// Before a capture, in which nothing should be made.
+void Pipeline::plan(const TaskList& list) {
   events_.make(list, kFirstTaskEvent);
   device_.reserve_events(events_.events());
+}
+
+void Pipeline::enqueue(const TaskList& list) {
   device_.record(kStreamCompute, kForkEvent);
   device_.wait(kStreamA2E, kForkEvent);
   device_.wait(kStreamE2A, kForkEvent);

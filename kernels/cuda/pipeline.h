@@ -46,6 +46,7 @@ class Pipeline {
   void cancel() noexcept { cancelled_.store(true); }
 
  private:
+  void plan(const TaskList& list);
   void enqueue(const TaskList& list);
   void capture(const TaskList& list, const uint8_t* data, uint64_t bytes);
   bool begin_capture();

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,6 +68,9 @@ func (l *leader) measure(ctx context.Context, epoch uint64) error {
 			if err != nil {
 				return fmt.Errorf("%d sequences of %d tokens: %w", w.sequences, w.tokens, err)
 			}
+			if p.kind == (point{}).kind {
+				return errUntimed
+			}
 			if i > 0 {
 				points = append(points, p)
 			}
@@ -78,6 +82,10 @@ func (l *leader) measure(ctx context.Context, epoch uint64) error {
 	l.planner.start(medians(points), l.config.current.Load())
 	return nil
 }
+
+// errUntimed is a device that runs whole steps by itself and does not say how
+// long their parts took.
+var errUntimed = errors.New("the ranks' devices do not time their tasks")
 
 func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
 	var cached, fresh []*agentpb.Piece

@@ -187,7 +187,18 @@ const char* cudaGetErrorString(cudaError_t status) {
 
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+
+// FINDEP_CUDA_SHIM_FAIL names one call that fails, as it would with a driver that
+// is too old, a GPU that the library has no code for, and a GPU that is lost.
+static cudaError_t injected(const char* call, cudaError_t status) {
+  const char* fail = getenv("FINDEP_CUDA_SHIM_FAIL");
+  return fail != nullptr && strcmp(fail, call) == 0 ? status : cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return injected("cudaGetDeviceCount", cudaErrorInsufficientDriver);
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = cudaDeviceProp{"shim", static_cast<size_t>(cuda_shim::kMemory)};
@@ -195,7 +206,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return cudaSuccess; }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) {
+  return injected("cudaFuncGetAttributes", cudaErrorNoKernelImageForDevice);
+}
+cudaError_t cudaEventQuery(cudaEvent_t) { return injected("cudaEventQuery", cudaErrorECCUncorrectable); }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = malloc(bytes);

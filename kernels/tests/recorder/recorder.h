@@ -69,7 +69,6 @@ class Device : public PipelineDevice {
 
   // How often happened() says no before it says yes.
   void end_after(int64_t polls) { polls_ = polls; }
-  uint32_t events() const { return events_; }
 
  private:
   void enqueue(char letter, uint32_t stream, uint32_t event) {

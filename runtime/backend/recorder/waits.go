@@ -17,9 +17,6 @@ func (c *clock) merge(d clock) {
 	}
 }
 
-// edge is a wait: a task and the one it waits for.
-type edge struct{ task, dep int }
-
 // CheckWaits compares what a rank's record orders with the dependencies of its
 // tasks, and tells whether every wait is needed.
 func CheckWaits(tasks []tasklist.Task, t *Trace) error {

@@ -249,21 +249,29 @@ func (m memory) access(n *node, a Access) error {
 	var err error
 	for _, p := range m[buffer] {
 		if p.From < a.To && a.From < p.To && p.node != n {
-			switch {
-			case (p.Write || a.Write) && !before(p.node, n):
-				err = fmt.Errorf("race: %s and %s access the bytes from %#x on, and nothing orders them", describe(p.node), describe(n), a.From)
-			case p.Write && a.Write && p.node.Action == Receive && !p.seen:
-				err = fmt.Errorf("early reuse: %s overwrites the bytes from %#x on, which %s received and nothing has read", describe(n), a.From, describe(p.node))
+			if conflict := p.conflict(n, a); conflict != nil {
+				err = conflict
 			}
 			p.seen = p.seen || !a.Write
 		}
 		// An ordered write that covers it stands for it from now on.
-		if !(a.Write && a.From <= p.From && p.To <= a.To) {
+		if !a.Write || p.From < a.From || a.To < p.To {
 			kept = append(kept, p)
 		}
 	}
 	m[buffer] = append(kept, past{a, n, false})
 	return err
+}
+
+// conflict tells what is wrong with an access to the same memory.
+func (p *past) conflict(n *node, a Access) error {
+	switch {
+	case (p.Write || a.Write) && !before(p.node, n):
+		return fmt.Errorf("race: %s and %s access the bytes from %#x on, and nothing orders them", describe(p.node), describe(n), a.From)
+	case p.Write && a.Write && p.node.Action == Receive && !p.seen:
+		return fmt.Errorf("early reuse: %s overwrites the bytes from %#x on, which %s received and nothing has read", describe(n), a.From, describe(p.node))
+	}
+	return nil
 }
 
 // Ordered tells whether everything of one rank's task has ended, as far as its

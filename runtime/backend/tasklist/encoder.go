@@ -41,11 +41,10 @@ func (e *Encoder) Reset(rank, world int) {
 	}
 }
 
-func (e *Encoder) fail(err error) error {
+func (e *Encoder) fail(err error) {
 	if e.err == nil {
 		e.err = err
 	}
-	return err
 }
 
 // Begin begins a task, which must wait for the tasks deps: numbers that earlier

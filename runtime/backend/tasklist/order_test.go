@@ -96,7 +96,8 @@ func checkSchedule(t *testing.T, w *world, world *recorder.World) {
 				for b := range at {
 					first, has := at[a][dep]
 					second, also := at[b][later]
-					if !has || !also || a != b && !(feeds && (a < w.ag) != (b < w.ag)) {
+					opposite := feeds && (a < w.ag) != (b < w.ag)
+					if !has || !also || a != b && !opposite {
 						continue
 					}
 					checked++

@@ -15,17 +15,22 @@ var _ backend.Stream = (*Encoder)(nil)
 // and its events are made of its dependencies.
 var errNotInList = errors.New("copies, events and waits of the host cannot be part of a task list")
 
-// CopyIn, CopyOut, Record and Wait always fail.
-func (e *Encoder) CopyIn(backend.Buffer, int64, []byte) error { return e.fail(errNotInList) }
+func (e *Encoder) refuse() error {
+	e.fail(errNotInList)
+	return errNotInList
+}
+
+// CopyIn always fails.
+func (e *Encoder) CopyIn(backend.Buffer, int64, []byte) error { return e.refuse() }
 
 // CopyOut always fails.
-func (e *Encoder) CopyOut([]byte, backend.Buffer, int64) error { return e.fail(errNotInList) }
+func (e *Encoder) CopyOut([]byte, backend.Buffer, int64) error { return e.refuse() }
 
 // Record always fails.
-func (e *Encoder) Record(backend.Event) error { return e.fail(errNotInList) }
+func (e *Encoder) Record(backend.Event) error { return e.refuse() }
 
 // Wait always fails.
-func (e *Encoder) Wait(backend.Event) error { return e.fail(errNotInList) }
+func (e *Encoder) Wait(backend.Event) error { return e.refuse() }
 
 // Synchronize returns the first error so far; there is nothing to wait for.
 func (e *Encoder) Synchronize() error { return e.err }
