@@ -32,7 +32,7 @@ Dispatched dispatch(std::mt19937& random, int64_t n, int64_t top_k, int64_t rank
   std::vector<Ints> experts(static_cast<size_t>(n));
   for (Ints& e : experts) {
     while (static_cast<int64_t>(e.size()) < top_k) {
-      const int32_t candidate = static_cast<int32_t>(random() % static_cast<uint32_t>(2 * ranks));
+      const int32_t candidate = static_cast<int32_t>(random() % static_cast<uint64_t>(2 * ranks));
       if (std::find(e.begin(), e.end(), candidate) == e.end()) e.push_back(candidate);
     }
     std::sort(e.begin(), e.end());
@@ -58,7 +58,8 @@ Dispatched dispatch(std::mt19937& random, int64_t n, int64_t top_k, int64_t rank
 TEST(Exchange, PacksWhatDispatchSays) {
   std::mt19937 random(1);
   for (int round = 0; round < 2000; ++round) {
-    const int64_t n = 1 + random() % 6, ranks = 1 + random() % 4, top_k = 1 + random() % static_cast<uint32_t>(2 * ranks);
+    const auto below = [&](int64_t limit) { return static_cast<int64_t>(random() % static_cast<uint64_t>(limit)); };
+    const int64_t n = 1 + below(6), ranks = 1 + below(4), top_k = 1 + below(2 * ranks);
     const Dispatched d = dispatch(random, n, top_k, ranks);
     const int64_t pairs = n * top_k;
     for (int64_t e = 0; e < ranks; ++e) {
@@ -108,16 +109,16 @@ TEST(Exchange, FindsTheRankOfARow) {
   std::mt19937 random(2);
   for (int round = 0; round < 1000; ++round) {
     Ints first{0};
-    const uint32_t ranks = 1 + random() % 9;
-    for (uint32_t a = 0; a < ranks; ++a) first.push_back(first.back() + static_cast<int32_t>(random() % 4));
+    const size_t ranks = 1 + random() % 9;
+    for (size_t a = 0; a < ranks; ++a) first.push_back(first.back() + static_cast<int32_t>(random() % 4));
     for (int32_t r = 0; r < first.back(); ++r) {
-      const int64_t a = rank_of_row(column(first), ranks, r);
+      const int64_t a = rank_of_row(column(first), static_cast<int64_t>(ranks), r);
       ASSERT_LE(first[static_cast<size_t>(a)], r);
       ASSERT_GT(first[static_cast<size_t>(a) + 1], r);
     }
     int64_t offset = 0;
-    for (uint32_t a = 0; a < ranks; ++a) {
-      ASSERT_EQ(pairs_offset(column(first), a, 3), offset);
+    for (size_t a = 0; a < ranks; ++a) {
+      ASSERT_EQ(pairs_offset(column(first), static_cast<int64_t>(a), 3), offset);
       const int64_t capacity = first[a + 1] - first[a];
       offset += pair_words(capacity, 3 * capacity);
     }
