@@ -32,7 +32,7 @@ struct findep_device {
   char name[128] = {};
   std::atomic<int64_t> objects{0};
   // What pool_reserve took; buffers are cut from it while it is there.
-  std::unique_ptr<findep::Pool> pool;
+  std::unique_ptr<findep::MemoryPool> pool;
   void* pool_memory = nullptr;
 };
 

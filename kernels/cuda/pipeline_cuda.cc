@@ -160,7 +160,7 @@ findep_status pool_reserve(findep_device* device, int64_t bytes, findep_error* e
       FINDEP_FAIL(FINDEP_MEMORY_EXCEEDED, "the memory model asks for %lld bytes, which %s does not have free", static_cast<long long>(bytes), device->name);
     }
     FINDEP_CUDA(status);
-    device->pool = std::make_unique<Pool>(static_cast<uint64_t>(bytes));
+    device->pool = std::make_unique<MemoryPool>(static_cast<uint64_t>(bytes));
   });
 }
 

@@ -9,7 +9,7 @@
 namespace findep {
 
 // The smallest range that fits keeps large ones whole.
-uint64_t Pool::take(uint64_t bytes) {
+uint64_t MemoryPool::take(uint64_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   const uint64_t want = bytes > bytes_ ? bytes : (bytes + kAlignment - 1 + (bytes == 0 ? 1 : 0)) / kAlignment * kAlignment;
   auto best = free_.end();
@@ -31,7 +31,7 @@ uint64_t Pool::take(uint64_t bytes) {
   return offset;
 }
 
-void Pool::give(uint64_t offset) noexcept {
+void MemoryPool::give(uint64_t offset) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto taken = taken_.find(offset);
   if (taken == taken_.end()) return;
@@ -52,7 +52,7 @@ void Pool::give(uint64_t offset) noexcept {
   }
 }
 
-uint64_t Pool::used() const {
+uint64_t MemoryPool::used() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return used_;
 }

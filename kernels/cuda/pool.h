@@ -14,12 +14,12 @@
 namespace findep {
 
 // Hands out ranges of [0, bytes). Safe for concurrent use.
-class Pool {
+class MemoryPool {
  public:
   // What transfers and 16-byte accesses like best.
   static constexpr uint64_t kAlignment = 256;
 
-  explicit Pool(uint64_t bytes) : bytes_(bytes / kAlignment * kAlignment) {
+  explicit MemoryPool(uint64_t bytes) : bytes_(bytes / kAlignment * kAlignment) {
     if (bytes_ > 0) free_[0] = bytes_;
   }
 

@@ -125,16 +125,16 @@ TEST(Exchange, FindsTheRankOfARow) {
   }
 }
 
-TEST(Pool, HandsOutDisjointRangesAndJoinsThemAgain) {
+TEST(MemoryPool, HandsOutDisjointRangesAndJoinsThemAgain) {
   std::mt19937 random(3);
-  Pool pool(1 << 20);
+  MemoryPool pool(1 << 20);
   std::vector<std::pair<uint64_t, uint64_t>> taken;
   for (int i = 0; i < 20000; ++i) {
     if (random() % 5 < 3) {
       const uint64_t bytes = random() % 40000;
       try {
         const uint64_t at = pool.take(bytes);
-        ASSERT_EQ(at % Pool::kAlignment, 0u);
+        ASSERT_EQ(at % MemoryPool::kAlignment, 0u);
         ASSERT_LE(at + bytes, pool.bytes());
         for (const auto& [from, size] : taken) ASSERT_TRUE(at + bytes <= from || from + size <= at) << "overlap";
         taken.emplace_back(at, bytes == 0 ? 1 : bytes);
@@ -152,8 +152,8 @@ TEST(Pool, HandsOutDisjointRangesAndJoinsThemAgain) {
   EXPECT_EQ(pool.take(1 << 20), 0u) << "the whole is one piece again";
 }
 
-TEST(Pool, SaysHowMuchIsMissing) {
-  Pool pool(1000);
+TEST(MemoryPool, SaysHowMuchIsMissing) {
+  MemoryPool pool(1000);
   EXPECT_EQ(pool.bytes(), 768u) << "whole pieces only";
   pool.take(300);
   try {
@@ -166,7 +166,7 @@ TEST(Pool, SaysHowMuchIsMissing) {
   EXPECT_THROW(pool.take(~uint64_t{0}), Failure);
   pool.give(12345);  // not one of its own
   EXPECT_EQ(pool.used(), 512u);
-  EXPECT_THROW(Pool(0).take(0), Failure);
+  EXPECT_THROW(MemoryPool(0).take(0), Failure);
 }
 
 }  // namespace
