@@ -23,9 +23,10 @@ import (
 // few other messages of an epoch.
 const queueLength = MaxStepsInFlight + 16
 
-// Waits before the next epoch when epochs end soon after another, so that a
-// fault that lasts does not turn into a busy loop. An epoch that was formed for
-// stableAfter clears the record.
+// Waits before the next epoch when epochs of the same processes end soon after
+// another, so that a fault that lasts does not turn into a busy loop. An epoch
+// that was formed for stableAfter clears the record. Once a process has been
+// replaced there is no wait: whoever started the new one has paced that.
 const (
 	minFormDelay = 100 * time.Millisecond
 	maxFormDelay = 5 * time.Second
@@ -173,7 +174,7 @@ func (c *Coordinator) silence() string {
 // form starts the next epoch if every rank is there.
 func (c *Coordinator) form() {
 	now := c.cfg.Clock.Now()
-	if c.closed || c.phase != Gathering || now.Before(c.notBefore) || slices.Contains(c.ranks, nil) {
+	if c.closed || c.phase != Gathering || slices.Contains(c.ranks, nil) || (now.Before(c.notBefore) && !c.replaced()) {
 		return
 	}
 	ids, err := c.ids()
@@ -218,6 +219,13 @@ func (c *Coordinator) ids() ([]byte, error) {
 func (c *Coordinator) postpone(now time.Time) {
 	c.notBefore = now.Add(min(minFormDelay<<min(c.failures, 10), maxFormDelay))
 	c.failures++
+}
+
+// replaced tells whether a rank has another process than in the last epoch.
+func (c *Coordinator) replaced() bool {
+	return slices.ContainsFunc(c.world.Members, func(m WorldMember) bool {
+		return c.ranks[m.Rank].hello.GetIncarnation() != m.Incarnation
+	})
 }
 
 // enter changes the phase and wakes who waits for it.

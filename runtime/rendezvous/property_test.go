@@ -422,6 +422,47 @@ func TestWhoHoldsARank(t *testing.T) {
 	}
 }
 
+// TestEpochsThatFailInARowAreSpaced: a fault that lasts must not become a busy
+// loop, and must not delay the epoch that a replacement makes possible.
+func TestEpochsThatFailInARowAreSpaced(t *testing.T) {
+	clock := &manualClock{now: time.Unix(1_000_000, 0)}
+	s := &simulation{t: t, clock: clock, in: testInstance(1, 1), ranks: make([]*simulated, 2), worlds: map[uint64]*pb.World{}}
+	s.startLeader()
+	defer func() { _ = s.leader.Close() }()
+	s.join(0, true)
+	s.join(1, true)
+	began := func() uint64 {
+		s.leader.tick()
+		if s.leader.phase == Gathering {
+			return 0
+		}
+		return s.leader.Snapshot().Epoch
+	}
+	if got := began(); got != 1 {
+		t.Fatalf("epoch %d", got)
+	}
+	for i, wait := range []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000} {
+		s.leader.Abort(uint64(i+1), "test")
+		clock.now = clock.now.Add(wait*time.Millisecond - time.Millisecond)
+		s.leader.ranks[0].heard, s.leader.ranks[1].heard = clock.now, clock.now
+		if got := began(); got != 0 {
+			t.Fatalf("epoch %d began before %d ms had passed", got, wait)
+		}
+		clock.now = clock.now.Add(time.Millisecond)
+		if got := began(); got != uint64(i+2) {
+			t.Fatalf("after %d ms: epoch %d", wait, got)
+		}
+	}
+	s.leader.leave(s.ranks[1].session, "was killed")
+	if got := began(); got != 0 {
+		t.Fatalf("epoch %d began without rank 1", got)
+	}
+	s.join(1, true)
+	if got := began(); got != 10 {
+		t.Errorf("with another process as rank 1: epoch %d, want 10 at once", got)
+	}
+}
+
 // TestRankThatDoesNotReadIsLost: a stream that is open but never read must not
 // make the leader hold ever more messages.
 func TestRankThatDoesNotReadIsLost(t *testing.T) {
