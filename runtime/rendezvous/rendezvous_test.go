@@ -500,7 +500,8 @@ func TestMemberThatSaysItIsNotAlive(t *testing.T) {
 	set(errors.New("the device fell off the bus"))
 	receive(t, "the epoch to end", c.leader.Failed(1))
 	c.eventually("the reason to be known", func() bool { return strings.Contains(m.State().LastError, "fell off the bus") })
-	// It does not come back to fail the next epoch too.
+	// It leaves, and does not come back to fail the next epoch too.
+	c.eventually("the rank to leave", func() bool { return !c.leader.Snapshot().Ranks[1].Joined })
 	for range 20 {
 		if s := c.leader.Snapshot(); s.Epoch != 1 || s.Ranks[1].Joined {
 			t.Fatalf("the rank is back: %+v", s)
