@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -64,11 +65,20 @@ func (a *access) config() clientcmd.ClientConfig {
 
 // open makes the client.
 func (a *access) open() (client.Client, error) {
+	config, err := a.rest()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(config, client.Options{Scheme: newScheme()})
+}
+
+// rest is the configuration that clients are made from.
+func (a *access) rest() (*rest.Config, error) {
 	config, err := a.config().ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
-	return client.New(config, client.Options{Scheme: newScheme()})
+	return config, nil
 }
 
 func newScheme() *runtime.Scheme {

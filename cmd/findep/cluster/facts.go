@@ -8,14 +8,15 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/moedeployment"
 	"github.com/findep/findep-operator/controllers/render"
 	"github.com/findep/findep-operator/controllers/resolve"
 )
@@ -50,7 +51,7 @@ func configFile(from *v1alpha1.ModelConfigSource, c *corev1.ConfigMap, missing s
 
 // serverFacts adds what the cluster knows; objects of the file take precedence,
 // because they are what would be applied. The notes say what could not be read.
-func serverFacts(ctx context.Context, c client.Client, m *manifest, d *v1alpha1.MoEDeployment) (resolve.Facts, []string, error) {
+func serverFacts(ctx context.Context, c client.Client, ask discovery.ServerResourcesInterface, m *manifest, d *v1alpha1.MoEDeployment) (resolve.Facts, []string, error) {
 	facts := offlineFacts(m, d, nil)
 	var notes []string
 	if from := d.Spec.Model.ConfigFrom; from != nil && m.config(d.Namespace, from.Name) == nil {
@@ -70,11 +71,11 @@ func serverFacts(ctx context.Context, c client.Client, m *manifest, d *v1alpha1.
 		return facts, nil, err
 	}
 	notes = append(notes, note...)
-	_, err = c.RESTMapper().RESTMapping(schedulingv1beta1.SchemeGroupVersion.WithKind("PodGroup").GroupKind())
-	if err != nil && !meta.IsNoMatchError(err) {
-		return facts, nil, fmt.Errorf("ask whether PodGroups are served: %w", err)
+	served, err := (&moedeployment.DiscoveryDetector{Discovery: ask, Clock: clock.RealClock{}}).Served()
+	if err != nil {
+		return facts, nil, err
 	}
-	facts.GangServed = err == nil
+	facts.GangServed, facts.Backends = served.PodGroup, served.Backends
 	facts.Existing, err = existingDecision(ctx, c, d, resolve.Revision(d, facts.Config))
 	return facts, notes, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
@@ -101,7 +102,15 @@ func planOf(ctx context.Context, a *access, m *manifest, d *v1alpha1.MoEDeployme
 		if d, err = dryRun(ctx, c, d); err != nil {
 			return nil, err
 		}
-		if facts, notes, err = serverFacts(ctx, c, m, d); err != nil {
+		config, err := a.rest()
+		if err != nil {
+			return nil, err
+		}
+		ask, err := discovery.NewDiscoveryClientForConfig(config)
+		if err != nil {
+			return nil, err
+		}
+		if facts, notes, err = serverFacts(ctx, c, ask, m, d); err != nil {
 			return nil, err
 		}
 	}

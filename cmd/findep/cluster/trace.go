@@ -89,7 +89,7 @@ func openTrace(ctx context.Context, a *access, args []string, o *traceOptions) (
 	if d.Status.Split == nil {
 		return nil, fmt.Errorf("MoEDeployment %s has no instances yet", d.Name)
 	}
-	config, err := a.config().ClientConfig()
+	config, err := a.rest()
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,8 @@ func runTrace(t *testing.T, args ...string) (out, progress string, err error) {
 	cmd.SetOut(&o)
 	cmd.SetErr(&p)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	cmd.SetArgs(args)
+	// Without arguments cobra would take those of the test.
+	cmd.SetArgs(append([]string{}, args...))
 	err = cmd.Execute()
 	return o.String(), p.String(), err
 }
