@@ -32,6 +32,7 @@ import (
 type options struct {
 	metricsAddress  string
 	probeAddress    string
+	profileAddress  string
 	leaderElection  bool
 	watchNamespaces []string
 	clusterReads    bool
@@ -69,14 +70,15 @@ func command() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "address of /metrics; 0 switches it off")
 	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
+	f.StringVar(&o.profileAddress, "pprof-bind-address", "0", "address of /debug/pprof; 0 switches it off")
 	f.BoolVar(&o.leaderElection, "leader-elect", false, "let one of several managers work; needed with more than one replica")
 	f.StringSliceVar(&o.watchNamespaces, "watch-namespace", nil, "namespaces to work in (default all)")
 	f.BoolVar(&o.clusterReads, "cluster-reads", true, "read GPUProfiles and node labels, which are cluster-scoped; switch off where the manager only has namespaced rights")
 	f.BoolVar(&o.budgets, "pod-disruption-budgets", true, "give every MoEDeployment a PodDisruptionBudget that counts instances")
 	f.BoolVar(&o.networkPolicies, "network-policies", true, "give every MoEDeployment a NetworkPolicy")
-	f.IntVar(&o.concurrency, "concurrency", 4, "MoEDeployments that are reconciled at once")
-	f.Float32Var(&o.qps, "kube-api-qps", 50, "sustained requests per second to the API server")
-	f.IntVar(&o.burst, "kube-api-burst", 100, "burst of requests to the API server")
+	f.IntVar(&o.concurrency, "concurrency", 16, "MoEDeployments that are reconciled at once")
+	f.Float32Var(&o.qps, "kube-api-qps", 500, "sustained requests per second to the API server")
+	f.IntVar(&o.burst, "kube-api-burst", 1000, "burst of requests to the API server")
 	f.StringVar(&o.runtimeImage, "runtime-image", "findep/runtime:latest", "image of the sidecar in instances that are made from now on")
 	f.StringVar(&o.serverImage, "server-image", "findep/server:latest", "image of the model server in instances that are made from now on")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of both: Always, IfNotPresent or Never")
@@ -139,12 +141,17 @@ func managerOptions(o *options) ctrl.Options {
 		Scheme:                 scheme,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
 		HealthProbeBindAddress: o.probeAddress,
+		PprofBindAddress:       o.profileAddress,
 		LeaderElection:         o.leaderElection,
 		LeaderElectionID:       "findep-operator.findep.dev",
 		// The process ends when leadership does, so giving it up at once is safe
 		// and lets a successor begin without waiting for the lease.
 		LeaderElectionReleaseOnCancel: true,
-		Cache:                         cache.Options{ByObject: moedeployment.CacheObjects()},
+		Cache: cache.Options{
+			ByObject: moedeployment.CacheObjects(),
+			// Nobody reads who wrote which field.
+			DefaultTransform: cache.TransformStripManagedFields(),
+		},
 	}
 	if len(o.watchNamespaces) > 0 {
 		options.Cache.DefaultNamespaces = map[string]cache.Config{}

@@ -70,6 +70,15 @@ func (r *Reconciler) ensureFree(ctx context.Context, s *scope, wanted child) err
 	return nil
 }
 
+// convert turns an apply configuration into the object that it describes.
+func convert(wanted runtime.ApplyConfiguration, into client.Object) error {
+	b, err := json.Marshal(wanted)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
+
 // holds says whether a live object has every field of an apply configuration.
 func holds(live client.Object, wanted runtime.ApplyConfiguration) (bool, error) {
 	var tree [2]any

@@ -25,7 +25,7 @@ const FieldOwner = client.FieldOwner("findep-operator")
 // FieldOwner because an apply with that one would have to repeat the whole pod.
 const configOwner = client.FieldOwner("findep-operator-config")
 
-// pollInterval is how often a running leader is read.
+// pollInterval is how often a running leader is read, see calmPoll.
 const pollInterval = 5 * time.Second
 
 // conflictRetry is how soon a pass that read an old object is repeated.

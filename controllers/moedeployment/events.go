@@ -35,20 +35,21 @@ func (s *scope) recordEvents(recorder events.EventRecorder) {
 		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
 			continue
 		}
-		if quiet(kind, after) {
+		if quiet(kind, after) || expected(kind, before, after) {
 			continue
 		}
 		kindOfEvent := corev1.EventTypeNormal
-		if after.Status == metav1.ConditionFalse && !onTheWay(after.Reason) {
+		if after.Status == metav1.ConditionFalse {
 			kindOfEvent = corev1.EventTypeWarning
 		}
 		recorder.Eventf(s.deployment, nil, kindOfEvent, after.Reason, kind, "%s", clip(after.Message))
 	}
 }
 
-// quiet tells which changes say nothing that another event does not.
+// quiet tells which changes say nothing that another event does not, or that
+// are stages on the way to serving: the status has those.
 func quiet(kind string, c *metav1.Condition) bool {
-	if c.Status == metav1.ConditionUnknown {
+	if c.Status == metav1.ConditionUnknown || onTheWay(c.Reason) {
 		return true
 	}
 	switch c.Reason {
@@ -59,6 +60,15 @@ func quiet(kind string, c *metav1.Condition) bool {
 		return kind == v1alpha1.ConditionAvailable
 	}
 	return false
+}
+
+// expected says that a condition is True as it should be, and no event has said
+// otherwise before. Only that the model is served is worth telling anyway.
+func expected(kind string, before, after *metav1.Condition) bool {
+	if after.Status != metav1.ConditionTrue || kind == v1alpha1.ConditionAvailable {
+		return false
+	}
+	return before == nil || before.Status != metav1.ConditionFalse || quiet(kind, before)
 }
 
 // onTheWay tells the normal stages on the way to serving from what needs

@@ -64,7 +64,8 @@ func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
 	facts.Profiles = profiles.Items
 	var nodes metav1.PartialObjectMetadataList
 	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
-	if err := f.Cached.List(ctx, &nodes); err != nil {
+	// Only read, and there may be thousands: not worth a copy per pass.
+	if err := f.Cached.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
 	facts.NodeLabels = nodeLabels(nodes.Items)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -82,20 +84,19 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		return err
 	}
 	var errs []error
-	made := 0
+	var missing []int
 	for rank := range in.Attention + in.Expert {
-		created, err := r.completePod(ctx, s, i, in, rank)
-		if err != nil {
-			errs = append(errs, err)
+		if i.pods[render.PodName(s.owner.Name, i.index, in.Attention, rank)] == nil {
+			missing = append(missing, rank)
+			continue
 		}
-		if created {
-			made++
-		}
+		errs = append(errs, r.keepPod(ctx, s, i, in, rank))
 	}
+	made, err := r.createPods(ctx, s, in, missing)
 	if made > 0 {
 		s.note(v1alpha1.ReasonCreating, "Create", "Created %d of the %d pods of instance %d", made, in.Attention+in.Expert, i.index)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, err)...)
 }
 
 // applyConfig renders and applies the ConfigMap, and returns what the rest of
@@ -128,29 +129,63 @@ func (s *scope) config(i *instance) *plan.Instance {
 	return render.Config(s.owner, i.index, s.target(i))
 }
 
-// completePod makes the pod of one rank if there is none, replaces one that has
-// ended, and tells one that runs of a new configuration.
-func (r *Reconciler) completePod(ctx context.Context, s *scope, i *instance, in *render.Input, rank int) (created bool, err error) {
-	name := render.PodName(s.owner.Name, i.index, in.Attention, rank)
-	pod := i.pods[name]
-	switch {
-	case pod == nil:
+// createPods makes the pods of the given ranks and returns how many it made.
+//
+// They are created and not applied: a pod's spec never changes, so there is
+// nothing to own, an apply could not tell a pod that just came into being from
+// one that it makes, and creating costs the API server a fraction. They are
+// created one after the other: a burst of them overruns the API server's watches,
+// the scheduler's among others, which then begin again after a pause. Throughput
+// comes from deployments side by side.
+func (r *Reconciler) createPods(ctx context.Context, s *scope, in *render.Input, ranks []int) (made int, err error) {
+	var errs []error
+	for _, rank := range ranks {
 		wanted, err := render.PatchedPod(in, rank)
 		if err != nil {
-			return false, err
+			errs = append(errs, err)
+			continue
 		}
-		if err := r.Client.Apply(ctx, wanted, FieldOwner, client.ForceOwnership); err != nil {
-			return false, fmt.Errorf("pod %s: %w", name, err)
+		created, err := r.createPod(ctx, s, wanted)
+		if err != nil {
+			errs = append(errs, err)
 		}
-		return true, nil
-	case terminating(pod):
-		return false, nil
-	case ended(pod):
-		return false, r.replace(ctx, s, i, pod)
-	case pod.Annotations[v1alpha1.AnnotationConfigHash] != in.ConfigHash:
-		return false, r.announceConfig(ctx, pod, in.ConfigHash, "")
+		if created {
+			made++
+		}
 	}
-	return false, nil
+	return made, errors.Join(errs...)
+}
+
+func (r *Reconciler) createPod(ctx context.Context, s *scope, wanted *corev1ac.PodApplyConfiguration) (created bool, err error) {
+	var pod corev1.Pod
+	if err := convert(wanted, &pod); err != nil {
+		return false, fmt.Errorf("pod %s: %w", *wanted.Name, err)
+	}
+	err = r.Client.Create(ctx, &pod, FieldOwner)
+	if apierrors.IsAlreadyExists(err) {
+		// It is either ours, and the cache lags, or somebody else's.
+		err = r.ensureFree(ctx, s, wanted)
+		return false, err
+	}
+	if err != nil {
+		return false, fmt.Errorf("pod %s: %w", pod.Name, err)
+	}
+	return true, nil
+}
+
+// keepPod replaces a pod that has ended, and tells one that runs of a new
+// configuration.
+func (r *Reconciler) keepPod(ctx context.Context, s *scope, i *instance, in *render.Input, rank int) error {
+	pod := i.pods[render.PodName(s.owner.Name, i.index, in.Attention, rank)]
+	switch {
+	case terminating(pod):
+		return nil
+	case ended(pod):
+		return r.replace(ctx, s, i, pod)
+	case pod.Annotations[v1alpha1.AnnotationConfigHash] != in.ConfigHash:
+		return r.announceConfig(ctx, pod, in.ConfigHash, "")
+	}
+	return nil
 }
 
 // announceConfig makes the kubelet look at a pod's volumes.

@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
@@ -22,6 +25,11 @@ const (
 	observeTimeout  = 2 * time.Second
 	observeParallel = 16
 	operatorTTL     = time.Hour
+	// pollShare is the time each formed leader adds to the interval of reading them:
+	// at most ten are read in a second, at 8 ms or so of work each.
+	pollShare = 100 * time.Millisecond
+	// maxPollInterval bounds how old the observation in a status may be.
+	maxPollInterval = time.Minute
 )
 
 // Target is a leader to read.
@@ -75,6 +83,7 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 		return err
 	}
 	own.CA = s.authority.Bundle
+	calm := r.calmPoll(ctx)
 	var group errgroup.Group
 	group.SetLimit(observeParallel)
 	var mu sync.Mutex
@@ -93,7 +102,7 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 			o, err := r.Observer.Observe(ctx, target)
 			mu.Lock()
 			defer mu.Unlock()
-			s.requeue(pollInterval)
+			s.requeue(poll(calm, o))
 			if err != nil {
 				i.observeError = err.Error()
 				return nil
@@ -103,4 +112,32 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 		})
 	}
 	return group.Wait()
+}
+
+// poll is when to read a leader again: one that has formed has little to tell.
+func poll(calm time.Duration, o *plan.Observation) time.Duration {
+	if o != nil && o.Formed {
+		return calm
+	}
+	return pollInterval
+}
+
+// calmPoll is how often a leader that has formed is read: every pollInterval, or
+// less often where there are so many that reading them would be most of the
+// operator's work.
+func (r *Reconciler) calmPoll(ctx context.Context) time.Duration {
+	var all v1alpha1.MoEDeploymentList
+	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
+		return pollInterval
+	}
+	leaders := 0
+	for i := range all.Items {
+		leaders += int(ptr.Deref(all.Items[i].Spec.Replicas, 1))
+	}
+	return pollOf(leaders)
+}
+
+// pollOf is the interval for a number of leaders.
+func pollOf(leaders int) time.Duration {
+	return min(max(pollInterval, time.Duration(leaders)*pollShare), maxPollInterval)
 }

@@ -31,10 +31,35 @@ import (
 func CacheObjects() map[client.Object]cache.ByObject {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})}
 	return map[client.Object]cache.ByObject{
-		&corev1.Pod{}: ours, &corev1.Service{}: ours, &corev1.ConfigMap{}: ours, &corev1.Secret{}: ours,
+		&corev1.Pod{}: {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.ConfigMap{}: ours, &corev1.Secret{}: ours,
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,
 	}
+}
+
+// slimPod forgets what the operator never looks at again: most of a pod is the
+// spec that it wrote itself, and with thousands of pods that would be most of its
+// memory. A phase that needs another field of pods has to keep it here.
+func slimPod(o any) (any, error) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	pod.ManagedFields = nil
+	spec := corev1.PodSpec{NodeName: pod.Spec.NodeName}
+	for _, c := range pod.Spec.InitContainers {
+		spec.InitContainers = append(spec.InitContainers, corev1.Container{Name: c.Name, Image: c.Image})
+	}
+	for _, c := range pod.Spec.Containers {
+		spec.Containers = append(spec.Containers, corev1.Container{Name: c.Name, Image: c.Image})
+	}
+	for _, v := range pod.Spec.Volumes {
+		if v.Image != nil {
+			spec.Volumes = append(spec.Volumes, corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{Image: v.Image}})
+		}
+	}
+	pod.Spec = spec
+	return pod, nil
 }
 
 // SetupWithManager registers the reconciler and what it watches.
@@ -43,17 +68,18 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	own := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	// An annotation may override a check.
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
+	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
 	b := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.MoEDeployment{}, deployment).
-		Owns(&corev1.Pod{}).
-		Owns(&corev1.Service{}).
-		Owns(&corev1.ConfigMap{}).
-		Owns(&corev1.Secret{}).
-		Owns(&policyv1.PodDisruptionBudget{}, own).
-		Owns(&networkingv1.NetworkPolicy{}).
+		Watches(&corev1.Pod{}, children).
+		Watches(&corev1.Service{}, children).
+		Watches(&corev1.ConfigMap{}, children).
+		Watches(&corev1.Secret{}, children).
+		Watches(&policyv1.PodDisruptionBudget{}, children, own).
+		Watches(&networkingv1.NetworkPolicy{}, children).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency})
 	if r.GangServed {
-		b = b.Owns(&schedulingv1beta1.PodGroup{})
+		b = b.Watches(&schedulingv1beta1.PodGroup{}, children)
 	}
 	if r.ClusterReads {
 		everyone := handler.EnqueueRequestsFromMapFunc(r.everyDeployment)

@@ -614,7 +614,7 @@ var _ = Describe("A MoEDeployment", func() {
 	It("says in status that a write failed", func(ctx context.Context) {
 		w.create(ctx, wrappers.MoEDeployment(name))
 		w.writes.fail = func(write string) error {
-			if strings.Contains(write, "PodApply") {
+			if strings.Contains(write, "create *v1.Pod") {
 				return errors.New("exceeded quota: gpus")
 			}
 			return nil

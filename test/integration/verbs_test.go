@@ -50,6 +50,12 @@ func (w *writeCounter) wrap(c client.Client) client.Client {
 			}
 			return c.Apply(ctx, o, opts...)
 		},
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if err := w.note("create %T %s", o, o.GetName()); err != nil {
+				return err
+			}
+			return c.Create(ctx, o, opts...)
+		},
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
 			if err := w.note("delete %T %s", o, o.GetName()); err != nil {
 				return err
