@@ -75,6 +75,16 @@ soak: native ## Break a running instance SOAK_FAULTS (60) times at random under 
 	FINDEP_SOAK_FAULTS=$${SOAK_FAULTS:-60} FINDEP_SOAK_REQUESTS=$${SOAK_REQUESTS:-500} FINDEP_SOAK_SEED=$${SOAK_SEED:-$$(date +%s)} \
 	  FINDEP_SOAK_REPORT=$(ROOT)/build/soak.json $(GO) test -tags $(NATIVE_TAGS) -count=1 -timeout 60m -v ./test/soak
 
+.PHONY: test-long
+test-long: ## Tests that take minutes: every call of the API server fails once in each way.
+	FINDEP_TEST_LONG=1 $(GO) test -timeout 60m $(TEST_FLAGS) ./test/integration/ -ginkgo.focus 'may fail'
+
+# For example PERF_FLAGS='--subject findep --groups 50 --rest 10m'.
+PERF_FLAGS ?=
+.PHONY: test-perf
+test-perf: ## Measure the operator with 8,000 pods on KWOK nodes (root; docs/benchmarks.md).
+	$(GO) run ./test/perf $(PERF_FLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZ_TIME (10s) each.
 	hack/fuzz.sh
