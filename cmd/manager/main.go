@@ -173,7 +173,7 @@ func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates)
 		return err
 	}
 	gang := served.PodGroup
-	ctrl.Log.WithName("setup").Info("Starting", "backends", served, "namespaces", o.watchNamespaces,
+	ctrl.Log.WithName("setup").Info("Starting", "version", version, "backends", served, "namespaces", o.watchNamespaces,
 		"runtimeImage", o.runtimeImage, "serverImage", o.serverImage)
 	r := &moedeployment.Reconciler{
 		Client:   mgr.GetClient(),

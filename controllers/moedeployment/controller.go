@@ -79,6 +79,9 @@ type phase func(context.Context, *scope) error
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ctrl.Result, err error) {
 	var d v1alpha1.MoEDeployment
 	if err := r.Client.Get(ctx, req.NamespacedName, &d); err != nil {
+		if apierrors.IsNotFound(err) {
+			withdraw(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	s := newScope(&d, r.Clock.Now())
@@ -116,7 +119,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"observe", r.observe},
 		{"nudge", r.nudge},
 	} {
-		if err := p.run(ctx, s); err != nil {
+		begin := r.Clock.Now()
+		err := p.run(ctx, s)
+		timePhase(p.name, r.Clock.Since(begin), err)
+		if err != nil {
 			errs = append(errs, s.fail(p.name, err))
 		}
 	}
@@ -128,6 +134,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 // never written.
 func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 	s.computeStatus()
+	publish(s.deployment)
 	if !s.statusChanged() {
 		s.recordEvents(r.Recorder)
 		return nil
@@ -144,6 +151,7 @@ func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 	case err != nil:
 		return fmt.Errorf("write the status: %w", err)
 	}
+	s.logStatus(ctx)
 	s.recordEvents(r.Recorder)
 	return nil
 }

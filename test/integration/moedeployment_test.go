@@ -14,13 +14,20 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	scaleclient "k8s.io/client-go/scale"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -417,6 +424,46 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(k8s.List(ctx, &configs, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
 		Expect(configs.Items).To(HaveLen(1))
 		Expect(w.get(ctx, name).Status.Instances).To(HaveLen(1))
+	})
+
+	It("offers an autoscaler what it reads, and obeys it", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(2))
+		serve(ctx)
+		target := autoscalingv2.CrossVersionObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "MoEDeployment", Name: name}
+		hpa := &autoscalingv2.HorizontalPodAutoscaler{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace},
+			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{ScaleTargetRef: target, MinReplicas: ptr.To[int32](1), MaxReplicas: 4, Metrics: []autoscalingv2.MetricSpec{{
+				Type: autoscalingv2.PodsMetricSourceType,
+				Pods: &autoscalingv2.PodsMetricSource{
+					Metric: autoscalingv2.MetricIdentifier{Name: "findep_requests_waiting"},
+					Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("4"))},
+				},
+			}}},
+		}
+		Expect(k8s.Create(ctx, hpa)).To(Succeed())
+		// What the controller of HorizontalPodAutoscalers does, through the same API:
+		// find the scale of whatever the reference names, its pods by the selector, and
+		// write the number. It divides by pods, so there must be one pod per replica.
+		discovered, err := discovery.NewDiscoveryClientForConfig(config)
+		Expect(err).NotTo(HaveOccurred())
+		scales, err := scaleclient.NewForConfig(config, k8s.RESTMapper(), dynamic.LegacyAPIPathResolverFunc, scaleclient.NewDiscoveryScaleKindResolver(discovered))
+		Expect(err).NotTo(HaveOccurred())
+		resourceOf := schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "moedeployments"}
+		scale, err := scales.Scales(w.namespace).Get(ctx, resourceOf, target.Name, metav1.GetOptions{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(scale.Spec.Replicas).To(BeEquivalentTo(2))
+		Expect(scale.Status.Replicas).To(BeEquivalentTo(2))
+		selector, err := labels.Parse(scale.Status.Selector)
+		Expect(err).NotTo(HaveOccurred())
+		var counted corev1.PodList
+		Expect(k8s.List(ctx, &counted, client.InNamespace(w.namespace), client.MatchingLabelsSelector{Selector: selector})).To(Succeed())
+		Expect(counted.Items).To(HaveLen(2), "one pod per instance, its leader")
+
+		scale.Spec.Replicas = 3
+		_, err = scales.Scales(w.namespace).Update(ctx, resourceOf, scale, metav1.UpdateOptions{})
+		Expect(err).NotTo(HaveOccurred())
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(HaveLen(15))
 	})
 
 	It("owns everything it makes, so that deletion takes it along", func(ctx context.Context) {
