@@ -76,7 +76,7 @@ func command() *cobra.Command {
 	f.BoolVar(&o.clusterReads, "cluster-reads", true, "read GPUProfiles and node labels, which are cluster-scoped; switch off where the manager only has namespaced rights")
 	f.BoolVar(&o.budgets, "pod-disruption-budgets", true, "give every MoEDeployment a PodDisruptionBudget that counts instances")
 	f.BoolVar(&o.networkPolicies, "network-policies", true, "give every MoEDeployment a NetworkPolicy")
-	f.IntVar(&o.concurrency, "concurrency", 16, "MoEDeployments that are reconciled at once")
+	f.IntVar(&o.concurrency, "concurrency", 8, "MoEDeployments that are reconciled at once")
 	f.Float32Var(&o.qps, "kube-api-qps", 500, "sustained requests per second to the API server")
 	f.IntVar(&o.burst, "kube-api-burst", 1000, "burst of requests to the API server")
 	f.StringVar(&o.runtimeImage, "runtime-image", "findep/runtime:latest", "image of the sidecar in instances that are made from now on")

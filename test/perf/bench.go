@@ -23,7 +23,7 @@ type settings struct {
 	groups, pods, nodes int
 	rest                time.Duration
 	restart, roll, gang bool
-	keep                bool
+	keep, check         bool
 	limit               time.Duration
 	managerArgs         []string
 	// root is the repository's folder.

@@ -59,6 +59,7 @@ func command() *cobra.Command {
 	f.StringVar(&set.lws.manager, "lws-manager", "", "program of LeaderWorkerSet's manager, for --subject lws")
 	f.StringVar(&set.lws.source, "lws-source", "", "folder of LeaderWorkerSet's module, for --subject lws")
 	f.StringVar(&set.profile, "profile", "", "folder for CPU and heap profiles of the manager while pods are made")
+	f.BoolVar(&set.check, "check", false, "fail if the operator is worse than what ranges.yaml records")
 	f.BoolVar(&set.keep, "keep", false, "keep the folder with the logs")
 	f.StringVar(&out, "out", "", "file for the results as JSON")
 	return c
@@ -86,6 +87,11 @@ func run(ctx context.Context, names []string, set settings, out string) error {
 		r, err := measure(ctx, name, set)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
+		}
+		if name == "findep" && set.check {
+			if err := checkRanges(r, recordedRanges); err != nil {
+				return err
+			}
 		}
 		results = append(results, r)
 	}
