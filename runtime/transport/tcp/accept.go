@@ -57,9 +57,9 @@ func (e *Endpoint) welcome(raw *net.TCPConn) {
 	stop := context.AfterFunc(e.ctx, func() { _ = raw.Close() })
 	defer stop()
 
-	c := &connection{conn: raw, raw: raw}
+	c := e.connection(raw)
 	if e.security != nil {
-		secure := tls.Server(raw, e.security.Server)
+		secure := tls.Server(shortReads{c.conn}, e.security.Server)
 		if err := secure.HandshakeContext(e.ctx); err != nil {
 			e.dropped(c, "TLS handshake", err)
 			return

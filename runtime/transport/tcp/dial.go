@@ -129,7 +129,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, m *mesh, p transport.Peer, d di
 	// The peer may hold the hello back for its whole timeout, so ours is longer.
 	_ = raw.SetDeadline(time.Now().Add(2 * e.opts.HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	c := &connection{conn: raw, raw: raw}
+	c := e.connection(raw)
 	err = e.greet(ctx, c, hello{direction: d, epoch: m.epoch, from: m.self, to: p.Rank})
 	if !stop() && err == nil {
 		err = context.Cause(ctx) // The socket is being closed.
@@ -145,7 +145,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, m *mesh, p transport.Peer, d di
 // greet secures the connection, says hello and reads the answer.
 func (e *Endpoint) greet(ctx context.Context, c *connection, h hello) error {
 	if e.security != nil {
-		secure := tls.Client(c.raw, e.security.Client)
+		secure := tls.Client(shortReads{c.conn}, e.security.Client)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("TLS handshake: %w", err)
 		}

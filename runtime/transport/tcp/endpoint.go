@@ -54,6 +54,9 @@ type Options struct {
 	// which grows them as far as the path needs; a fixed size is cut to
 	// net.core.[rw]mem_max and is often smaller than that.
 	SocketBufferBytes int
+	// Delay makes everything that arrives wait, as on a longer path; for
+	// experiments. It must be below a tenth of the handshake timeout.
+	Delay time.Duration
 	// Refused, if set, is told about each connection refused, with a reason
 	// (certificate, epoch, rank, version, handshake). It must not block.
 	Refused func(reason string, err error)
@@ -97,6 +100,9 @@ func Listen(addr string, security *TLS, opts Options) (*Endpoint, error) {
 	}
 	if opts.MaxPending <= 0 {
 		opts.MaxPending = DefaultMaxPending
+	}
+	if opts.Delay < 0 || opts.Delay > opts.HandshakeTimeout/10 {
+		return nil, fmt.Errorf("tcp: delay is %v; it must lie between 0 and a tenth of the handshake timeout (%v)", opts.Delay, opts.HandshakeTimeout)
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -215,6 +221,14 @@ func (e *Endpoint) count(reason string, err error) {
 	if e.opts.Refused != nil {
 		e.opts.Refused(reason, err)
 	}
+}
+
+// connection wraps a new socket, with the delay if one was asked for.
+func (e *Endpoint) connection(raw *net.TCPConn) *connection {
+	if e.opts.Delay == 0 {
+		return &connection{conn: raw, raw: raw}
+	}
+	return &connection{conn: newDelayed(raw, e.opts.Delay, e.wg.Go), raw: raw, delayed: true}
 }
 
 // tune sets the socket options of a new connection. Failures are ignored: the

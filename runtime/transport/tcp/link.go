@@ -44,6 +44,7 @@ type link struct {
 	// Receiver's state: the payload announced and not yet read.
 	reader  *bufio.Reader
 	pending uint64
+	mark    *lowMark
 }
 
 func newLink(m *mesh, peer int, d direction, sends bool, c *connection) *link {
@@ -51,6 +52,7 @@ func newLink(m *mesh, peer int, d direction, sends bool, c *connection) *link {
 	switch {
 	case !sends:
 		l.reader = bufio.NewReaderSize(c.conn, readAhead)
+		l.mark = newLowMark(c)
 	case l.secure():
 		l.record = make([]byte, 0, recordBytes)
 	}
@@ -168,11 +170,35 @@ func (l *link) ReceivePayload(parts ...[]byte) error {
 		return l.errorf("receive", fmt.Errorf("parts hold %d bytes, the message has %d", n, l.pending))
 	}
 	for _, p := range parts {
-		if _, err := io.ReadFull(l.reader, p); err != nil {
+		if err := l.fill(p); err != nil {
 			return l.fail("receive", err)
 		}
 	}
-	l.pending = 0
+	l.mark.set(1)
+	return nil
+}
+
+// fill reads one part of a payload. While much of it is still to come, the
+// kernel is asked to wait for much: a link slower than memory delivers in
+// pieces of a few packets, and to wake for each would take the core from the
+// kernels of this rank hundreds of times per message.
+func (l *link) fill(p []byte) error {
+	hidden := uint64(0)
+	if l.secure() {
+		hidden = tlsHolds
+	}
+	for len(p) > 0 {
+		if outside := l.pending - uint64(l.reader.Buffered()); outside > hidden+readAhead {
+			l.mark.set(int(min(outside-hidden, maxLowMark)))
+		} else {
+			l.mark.set(1)
+		}
+		n, err := l.reader.Read(p)
+		p, l.pending = p[n:], l.pending-uint64(n)
+		if err != nil && len(p) > 0 {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -17,6 +17,8 @@ import (
 type connection struct {
 	conn net.Conn
 	raw  *net.TCPConn
+	// delayed tells that bytes are held back between the two.
+	delayed bool
 }
 
 // drop closes without waiting for anything still unsent.
