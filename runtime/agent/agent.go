@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -72,6 +73,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
+	// One processor for each lane and one for the rest. With fewer, as on a rank
+	// that has one core, a lane whose rows have arrived would wait until the Go
+	// scheduler takes the processor from the lane that is inside a kernel.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), executor.Lanes+1))
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("rank", o.Rank)
 	a := &agent{options: o, log: log, now: executor.Monotonic(), watch: &watchdog{now: time.Now, patience: o.StepTimeout}}
 	if err := a.configure(); err != nil {
@@ -196,7 +201,13 @@ func (a *agent) connect() error {
 	if err != nil {
 		return err
 	}
-	a.data, err = tcp.Listen(a.address(in.PortsOf(a.options.Rank).Data), security, tcp.Options{
+	protection := security
+	if a.options.PlainData {
+		a.log.Warn("data between ranks is not protected, as asked for")
+		protection = nil
+	}
+	a.data, err = tcp.Listen(a.address(in.PortsOf(a.options.Rank).Data), protection, tcp.Options{
+		Plain: a.options.PlainData, Delay: a.options.DataDelay,
 		Refused: func(reason string, err error) {
 			a.log.Warn("data connection refused", "reason", reason, "detail", err.Error())
 		},
@@ -240,7 +251,7 @@ func (a *agent) lead() error {
 		return nil
 	}
 	in := a.config.current.Load()
-	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp, now: a.now,
+	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp, warmUpBudget: a.options.WarmUpBudget, now: a.now,
 		planner: newPlanner(a.shape, a.log, a.metrics), deadlines: deadlines{floor: a.options.StepTimeout}}
 	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: in, TopologyHash: a.config.hash,

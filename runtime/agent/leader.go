@@ -29,6 +29,8 @@ type leader struct {
 	metrics     *metrics
 	log         *slog.Logger
 	warmUp      bool
+	// warmUpBudget bounds how long larger and larger prompts are measured.
+	warmUpBudget time.Duration
 	// now is the clock that recorded steps are put on, the same as rank 0's.
 	now    executor.Clock
 	tracer tracer

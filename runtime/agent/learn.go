@@ -4,6 +4,7 @@ package agent
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
@@ -63,15 +64,73 @@ func (p *planner) learn(shape batchShape, c choice, in *plan.Instance, outcomes 
 	return true
 }
 
-// fit replaces the stage model by the best fit of warm-up and recent steps. A
-// step that took far too long (a preempted process, a lost packet) weighs
-// little, because points count by their relative error and the overhead is a
-// median. The caller holds mu.
+// fit replaces the stage models by the best fit of warm-up and recent steps.
+// The caller holds mu.
 func (p *planner) fit(in *plan.Instance) {
-	points := append(append([]point{}, p.learner.base...), p.learner.recent...)
-	s := fitStages(points)
-	s.overhead = p.fitOverhead(s, points, in)
-	p.stages, p.memoOf = s, nil
+	points := append(append([]point{}, p.learner.base...), merged(p.learner.recent)...)
+	models := stageModels{}
+	for _, c := range classes {
+		own := ofClass(points, c)
+		s := fitStages(own)
+		if c.overlapped {
+			s.overhead = models[class{c.phase, false}].overhead
+			s.friction = p.fitFriction(s, own, in)
+		} else {
+			s.overhead = p.fitOverhead(s, own, in)
+		}
+		models[c] = s
+	}
+	p.stages, p.memoOf = models, nil
+}
+
+// merged takes the median of the steps of one plan and nearly one shape. A step
+// that took far too long (a preempted process, a lost packet) is then no point
+// of its own.
+func merged(recent []point) []point {
+	type alike struct {
+		plan  plan.Plan
+		shape shapeKey
+	}
+	groups := map[alike][]point{}
+	var order []alike
+	for _, pt := range recent {
+		k := alike{pt.plan, pt.shape.key()}
+		if groups[k] == nil {
+			order = append(order, k)
+		}
+		groups[k] = append(groups[k], pt)
+	}
+	points := make([]point, 0, len(order))
+	for _, k := range order {
+		points = append(points, medians(groups[k]))
+	}
+	return points
+}
+
+// fewest is the number of points that make a fit: a line through fewer says
+// nothing about steps of another size.
+const fewest = 3
+
+// ofClass are the points that a class is fitted to: its own, or where they are
+// too few those of its phase, or all.
+func ofClass(points []point, c class) []point {
+	var own, ofPhase []point
+	for _, pt := range points {
+		at := classOf(pt.shape, pt.plan)
+		if at == c {
+			own = append(own, pt)
+		}
+		if at.phase == c.phase {
+			ofPhase = append(ofPhase, pt)
+		}
+	}
+	switch {
+	case len(own) >= fewest:
+		return own
+	case len(ofPhase) >= fewest:
+		return ofPhase
+	}
+	return points
 }
 
 // predict is the makespan of a step in milliseconds, 0 where there is none.
@@ -80,14 +139,31 @@ func (p *planner) predict(s *stageModel, shape batchShape, chosen plan.Plan, in 
 	if err != nil {
 		return 0
 	}
-	return r.MakespanMilliseconds + s.overhead
+	return s.resistance()*r.MakespanMilliseconds + s.overhead
 }
 
 // fitOverhead is the median of what a step takes beyond its tasks.
 func (p *planner) fitOverhead(s *stageModel, points []point, in *plan.Instance) float64 {
-	over := make([]float64, 0, len(points))
+	var over []float64
 	for _, pt := range points {
-		over = append(over, math.Max(0, pt.measured-p.predict(s, pt.shape, pt.plan, in)))
+		over = append(over, slices.Repeat([]float64{pt.measured - p.predict(s, pt.shape, pt.plan, in)}, max(1, pt.steps))...)
 	}
-	return median(over)
+	return math.Max(0, median(over))
+}
+
+// mostFriction bounds the friction; beyond it the stages themselves are wrong.
+const mostFriction = 2
+
+// fitFriction is the median ratio of what steps take to their pipeline.
+func (p *planner) fitFriction(s *stageModel, points []point, in *plan.Instance) float64 {
+	var ratios []float64
+	for _, pt := range points {
+		if pipeline := p.predict(s, pt.shape, pt.plan, in) - s.overhead; pipeline > 0 && pt.measured > s.overhead {
+			ratios = append(ratios, slices.Repeat([]float64{(pt.measured - s.overhead) / pipeline}, max(1, pt.steps))...)
+		}
+	}
+	if len(ratios) == 0 {
+		return 1
+	}
+	return min(max(median(ratios), 1/mostFriction), mostFriction)
 }

@@ -187,3 +187,63 @@ func TestHysteresisIsThreePercent(t *testing.T) {
 		}
 	}
 }
+
+// TestOverlapIsLearnedApart: on a machine where tasks take longer while others
+// run, steps with and without overlap are both predicted right.
+func TestOverlapIsLearnedApart(t *testing.T) {
+	p, in := testPlanner(t)
+	alone, disturbed := linkBound(), linkBound()
+	disturbed.attention[1] *= 1.3
+	disturbed.expert[0] *= 3
+	disturbed.friction = 1.1
+	machine := func(pl plan.Plan, shape batchShape) *stageModel {
+		if classOf(shape, pl).overlapped {
+			return disturbed
+		}
+		return alone
+	}
+	cut := func(shape batchShape, r1, r2 int) plan.Plan {
+		return plan.Plan{Policy: plan.FinDEP, MicroBatchSize: shape.largest / r1, R1: r1, R2: r2, Order: plan.ASAS, Chunks: 1}
+	}
+	var points []point
+	add := func(shape batchShape, pl plan.Plan) {
+		pt := machine(pl, shape).point(shape, pl)
+		pt.measured = p.predict(machine(pl, shape), shape, pl, in)
+		points = append(points, pt)
+	}
+	for _, shape := range warmUpShapes() {
+		add(shape, sequential(workload{sequences: shape.largest}))
+	}
+	for _, shape := range []batchShape{prompts(4, 64), prompts(4, 256)} {
+		add(shape, cut(shape, 1, 4))
+		add(shape, cut(shape, 2, 2))
+		add(shape, cut(shape, 4, 1))
+	}
+	p.start(points, in)
+	shape := prompts(4, 128)
+	for _, pl := range []plan.Plan{sequential(workload{sequences: 4}), cut(shape, 1, 1), cut(shape, 2, 3), cut(shape, 4, 2)} {
+		want := p.predict(machine(pl, shape), shape, pl, in)
+		if got := p.evaluate(shape, pl, in).predicted; math.Abs(got-want) > 0.02*want {
+			t.Errorf("%s: predicted %.1f ms, the machine takes %.1f", pl, got, want)
+		}
+	}
+}
+
+// TestMergedIsTheMedianOfLikeSteps: three steps of one plan, one of another.
+func TestMergedIsTheMedianOfLikeSteps(t *testing.T) {
+	shape := prompts(2, 64)
+	a := sequential(workload{sequences: 2})
+	b := a
+	b.Policy, b.R2 = plan.FinDEP, 2
+	var recent []point
+	for _, step := range []struct {
+		plan     plan.Plan
+		measured float64
+	}{{a, 5}, {b, 2}, {a, 700}, {a, 6}} {
+		recent = append(recent, point{shape: shape, plan: step.plan, measured: step.measured})
+	}
+	got := merged(recent)
+	if len(got) != 2 || got[0].measured != 6 || got[0].steps != 3 || got[1].measured != 2 || got[1].steps != 1 {
+		t.Errorf("merged to %+v", got)
+	}
+}

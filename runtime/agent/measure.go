@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
@@ -29,18 +30,23 @@ const measureSequence = uint64(1) << 63
 // tokens already cached and new ones.
 type workload struct{ sequences, cached, tokens int }
 
-// workloads are the points; the first of each kind is small, so that intercepts
-// are seen, and what does not fit is left out.
-func (l *leader) workloads() []workload {
-	var fit []workload
-	for _, w := range []workload{{1, 0, 1}, {1, 0, 16}, {1, 0, 64}, {1, 0, 256}, {4, 0, 16}, {4, 0, 64}, {4, 64, 1}, {16, 64, 1}, {1, 128, 16}} {
-		blocks := (w.cached + w.tokens + l.limits.blockTokens - 1) / l.limits.blockTokens
-		if w.cached+w.tokens <= l.limits.maxContext && w.sequences*max(w.cached, w.tokens) <= l.limits.maxStepTokens &&
-			w.sequences*blocks <= l.limits.blocksPerRank {
-			fit = append(fit, w)
-		}
+// small are the points that are always measured: both phases, with few tokens,
+// so that intercepts are seen. large follow as long as time is left; without
+// them the quadratic part of attention would be a guess.
+var (
+	small = []workload{{1, 0, 1}, {1, 0, 16}, {1, 0, 64}, {1, 0, 256}, {4, 0, 16}, {4, 0, 64}, {4, 64, 1}, {16, 64, 1}, {1, 128, 16}}
+	large = []workload{{1, 0, 512}, {1, 0, 1024}, {1, 0, 2048}}
+)
+
+// fits tells whether a workload is within the limits.
+func (l *leader) fits(w workload) bool {
+	length := w.tokens
+	if w.cached > 0 {
+		length = w.cached + (measureRepeats+1)*w.tokens
 	}
-	return fit
+	blocks := (length + l.limits.blockTokens - 1) / l.limits.blockTokens
+	return length <= l.limits.maxContext && w.sequences*max(w.cached, w.tokens) <= l.limits.maxStepTokens &&
+		w.sequences*blocks <= l.limits.blocksPerRank
 }
 
 // point is one executed step: the milliseconds per task of each kind on the
@@ -53,33 +59,52 @@ type point struct {
 	tokens, pairs, samples, segment float64
 	kind                            [executor.NumKinds]float64
 	measured                        float64
+	// steps is the number of steps that the point is the median of.
+	steps int
 }
 
-// measure runs the workloads with nothing overlapped, so that every task's time
-// is its own, and fits the stage model.
+// warmUp measures the points of one epoch.
+type warmUp struct {
+	leader *leader
+	epoch  uint64
+	points []point
+	// longest is the longest prompt measured, tokenTime what one of its tokens
+	// took.
+	longest   int
+	tokenTime time.Duration
+}
+
+// measure runs workloads with nothing overlapped, so that every task's time is
+// its own, then some with overlap, where tasks disturb each other: sending and
+// receiving take time from the kernels of the same cores. It fits the stage
+// models to both.
 func (l *leader) measure(ctx context.Context, epoch uint64) error {
-	var points []point
-	for _, w := range l.workloads() {
-		for i := range measureRepeats + 1 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			p, err := l.measurePoint(epoch, w)
-			if err != nil {
-				return fmt.Errorf("%d sequences of %d tokens: %w", w.sequences, w.tokens, err)
-			}
-			if p.kind == (point{}).kind {
-				return errUntimed
-			}
-			if i > 0 {
-				points = append(points, p)
-			}
+	m := warmUp{leader: l, epoch: epoch}
+	for _, w := range small {
+		if err := m.add(ctx, w, sequential(w)); err != nil {
+			return err
 		}
 	}
-	if len(points) == 0 {
+	end := time.Now().Add(l.warmUpBudget)
+	for _, w := range large {
+		// A longer prompt takes more per token, because of attention, but not by
+		// much at these lengths.
+		if time.Until(end) < (measureRepeats+1)*time.Duration(w.tokens)*m.tokenTime {
+			break
+		}
+		if err := m.add(ctx, w, sequential(w)); err != nil {
+			return err
+		}
+	}
+	for _, c := range m.overlapped() {
+		if err := m.add(ctx, c.workload, c.plan); err != nil {
+			return err
+		}
+	}
+	if len(m.points) == 0 {
 		return fmt.Errorf("no workload fits: the context is %d tokens, a step takes %d", l.limits.maxContext, l.limits.maxStepTokens)
 	}
-	l.planner.start(medians(points), l.config.current.Load())
+	l.planner.start(m.points, l.config.current.Load())
 	return nil
 }
 
@@ -87,41 +112,120 @@ func (l *leader) measure(ctx context.Context, epoch uint64) error {
 // long their parts took.
 var errUntimed = errors.New("the ranks' devices do not time their tasks")
 
-func (l *leader) measurePoint(epoch uint64, w workload) (point, error) {
-	var cached, fresh []*agentpb.Piece
-	var ids []uint64
+func sequential(w workload) plan.Plan {
+	return plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
+}
+
+// calibration is a step with overlap.
+type calibration struct {
+	workload workload
+	plan     plan.Plan
+}
+
+// overlapped are steps that cut the longest prompt, as many tokens in four
+// prompts, and a decode step in various ways: few long tasks and many short
+// ones.
+func (m *warmUp) overlapped() []calibration {
+	cut := func(w workload, r1, r2, chunks int) calibration {
+		return calibration{w, plan.Plan{
+			Policy: plan.FinDEP, MicroBatchSize: w.sequences / r1, R1: r1, R2: r2, Order: plan.ASAS, Chunks: chunks,
+		}}
+	}
+	one, four := workload{1, 0, m.longest}, workload{4, 0, m.longest / 4}
+	return []calibration{
+		cut(one, 1, 2, 1), cut(one, 1, 8, 1), cut(one, 1, 1, 2), cut(one, 1, 4, 4),
+		cut(four, 2, 4, 1), cut(four, 4, 1, 1),
+		cut(workload{16, 64, 1}, 2, 1, 1), cut(workload{16, 64, 1}, 2, 2, 1), cut(workload{16, 64, 1}, 4, 2, 1),
+	}
+}
+
+// add measures one workload under one plan; what does not fit is left out. What
+// is to be cached is computed once: each repeat goes on where the one before
+// ended.
+func (m *warmUp) add(ctx context.Context, w workload, p plan.Plan) error {
+	l := m.leader
+	if w.tokens == 0 || !l.fits(w) {
+		return nil
+	}
+	if w.cached > 0 {
+		if _, _, err := l.execute(m.epoch, m.step(w, sequential(w)), l.warmUpPieces(w.sequences, 0, w.cached, agentpb.LogitsMode_LOGITS_NONE), nil); err != nil {
+			return err
+		}
+	}
+	var repeats []point
+	for i := range measureRepeats + 1 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		start := w.cached
+		if w.cached > 0 {
+			start += i * w.tokens
+		}
+		measured, err := l.measurePoint(m.epoch, l.warmUpPieces(w.sequences, start, w.tokens, agentpb.LogitsMode_LOGITS_LAST), m.step(w, p))
+		if err != nil {
+			return fmt.Errorf("%d sequences of %d tokens, %s: %w", w.sequences, w.tokens, p, err)
+		}
+		if i > 0 {
+			repeats = append(repeats, measured)
+		}
+		if w.cached == 0 || i == measureRepeats {
+			if err := l.releaseWarmUp(m.epoch, w); err != nil {
+				return err
+			}
+		}
+		if measured.kind == (point{}).kind {
+			return errUntimed
+		}
+	}
+	merged := medians(repeats)
+	m.points = append(m.points, merged)
+	if p.Policy == plan.Sequential && w.sequences == 1 && w.tokens > m.longest {
+		m.longest = w.tokens
+		m.tokenTime = time.Duration(merged.measured*float64(time.Millisecond)) / time.Duration(w.tokens)
+	}
+	return nil
+}
+
+// step is what a workload takes by what its tokens took so far, so that a slow
+// machine's long prompts are not mistaken for a wedged rank.
+func (m *warmUp) step(w workload, p plan.Plan) choice {
+	return choice{plan: p, predicted: float64(w.sequences*max(w.cached, w.tokens)) * m.tokenTime.Seconds() * 1000}
+}
+
+// warmUpPieces are tokens [start, start+n) of each rank's sequences.
+func (l *leader) warmUpPieces(sequences, start, n int, logits agentpb.LogitsMode) []*agentpb.Piece {
+	var pieces []*agentpb.Piece
 	for rank := range l.limits.attentionRanks {
-		for i := range w.sequences {
-			id := measureSequence + uint64(len(ids))
-			ids = append(ids, id)
-			piece := func(start, n int, logits agentpb.LogitsMode) *agentpb.Piece {
-				tokens := make([]int32, n)
-				for j := range tokens {
-					// Spread over the vocabulary, so that experts see different rows.
-					tokens[j] = int32((i*7919 + (start+j)*104729) % l.limits.vocabulary)
-				}
-				return &agentpb.Piece{Sequence: id, AttentionRank: uint32(rank), Start: uint32(start), Tokens: tokens, Logits: logits}
+		for i := range sequences {
+			tokens := make([]int32, n)
+			for j := range tokens {
+				// Spread over the vocabulary, so that experts see different rows.
+				tokens[j] = int32((i*7919 + (start+j)*104729) % l.limits.vocabulary)
 			}
-			if w.cached > 0 {
-				cached = append(cached, piece(0, w.cached, agentpb.LogitsMode_LOGITS_NONE))
-			}
-			fresh = append(fresh, piece(w.cached, w.tokens, agentpb.LogitsMode_LOGITS_LAST))
+			pieces = append(pieces, &agentpb.Piece{
+				Sequence: measureSequence + uint64(len(pieces)), AttentionRank: uint32(rank), Start: uint32(start), Tokens: tokens, Logits: logits,
+			})
 		}
 	}
-	sequential := choice{plan: plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}}
-	if len(cached) > 0 {
-		if _, _, err := l.execute(epoch, sequential, cached, nil); err != nil {
-			return point{}, err
-		}
+	return pieces
+}
+
+// releaseWarmUp frees the sequences of a workload.
+func (l *leader) releaseWarmUp(epoch uint64, w workload) error {
+	ids := make([]uint64, w.sequences*l.limits.attentionRanks)
+	for i := range ids {
+		ids[i] = measureSequence + uint64(i)
 	}
-	outcomes, elapsed, err := l.execute(epoch, sequential, fresh, nil)
+	_, _, err := l.execute(epoch, choice{plan: sequential(w)}, nil, ids)
+	return err
+}
+
+func (l *leader) measurePoint(epoch uint64, pieces []*agentpb.Piece, chosen choice) (point, error) {
+	outcomes, elapsed, err := l.execute(epoch, chosen, pieces, nil)
 	if err != nil {
 		return point{}, err
 	}
-	if _, _, err := l.execute(epoch, sequential, nil, ids); err != nil {
-		return point{}, err
-	}
-	return newPoint(shapeOf(fresh, l.limits.attentionRanks), sequential.plan, l.limits.attentionRanks, outcomes, elapsed), nil
+	return newPoint(shapeOf(pieces, l.limits.attentionRanks), chosen.plan, l.limits.attentionRanks, outcomes, elapsed), nil
 }
 
 func newPoint(shape batchShape, chosen plan.Plan, attentionRanks int, outcomes []*agentpb.RankOutcome, elapsed time.Duration) point {
@@ -143,19 +247,15 @@ func newPoint(shape batchShape, chosen plan.Plan, attentionRanks int, outcomes [
 	return p
 }
 
-// medians merges the repeats of each workload, which stand side by side.
-func medians(points []point) []point {
-	var merged []point
-	for i := 0; i+measureRepeats <= len(points); i += measureRepeats {
-		m := points[i]
-		repeats := points[i : i+measureRepeats]
-		for k := range m.kind {
-			m.kind[k] = medianOf(repeats, func(p point) float64 { return p.kind[k] })
-		}
-		m.measured = medianOf(repeats, func(p point) float64 { return p.measured })
-		merged = append(merged, m)
+// medians merges the repeats of one workload.
+func medians(repeats []point) point {
+	m := repeats[0]
+	for k := range m.kind {
+		m.kind[k] = medianOf(repeats, func(p point) float64 { return p.kind[k] })
 	}
-	return merged
+	m.measured = medianOf(repeats, func(p point) float64 { return p.measured })
+	m.steps = len(repeats)
+	return m
 }
 
 func medianOf(points []point, value func(point) float64) float64 {
@@ -166,9 +266,10 @@ func medianOf(points []point, value func(point) float64) float64 {
 	return median(v)
 }
 
-// fitStages fits every kind against the work it does. Points count by their
-// relative error, or a long prefill would decide what a decode step is
-// predicted to take.
+// fitStages fits every kind against the work it does. A point weighs by its
+// error relative to the square root of its time: between absolute errors, where
+// a long prefill would decide what a short one is predicted to take, and
+// relative ones, where the shortest tasks would decide the slope of all.
 func fitStages(points []point) *stageModel {
 	fit := func(kind executor.Kind, regressors func(point) []float64) []float64 {
 		var x [][]float64
@@ -177,7 +278,7 @@ func fitStages(points []point) *stageModel {
 			if p.kind[kind] == 0 {
 				continue
 			}
-			row, weight := regressors(p), 1/max(p.kind[kind], minStage)
+			row, weight := regressors(p), math.Sqrt(float64(max(1, p.steps))/max(p.kind[kind], minStage))
 			for i := range row {
 				row[i] *= weight
 			}

@@ -48,10 +48,23 @@ type Options struct {
 	// LoadTimeout bounds the time in which loading the weights makes no
 	// progress.
 	LoadTimeout time.Duration
+	// PlainData exchanges token rows without TLS; all ranks must agree. The
+	// control channel stays protected.
+	PlainData bool
+	// DataDelay makes received token rows wait, as on a longer path; for
+	// experiments.
+	DataDelay time.Duration
 	// WarmUp measures this machine's stages when the instance has formed, so
 	// that predictions rest on measurements.
 	WarmUp bool
+	// WarmUpBudget bounds the time for measuring larger and larger prompts; the
+	// small ones are always measured.
+	WarmUpBudget time.Duration
 }
+
+// maxWarmUpBudget bounds Options.WarmUpBudget: an instance is not ready before
+// it has measured itself.
+const maxWarmUpBudget = 10 * time.Minute
 
 // AddFlags declares one flag per option.
 func (o *Options) AddFlags(f *pflag.FlagSet) {
@@ -69,7 +82,10 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.ConnectTimeout, "connect-timeout", rendezvous.DefaultConnectTimeout, "how long the data links of an epoch may take to be made")
 	f.DurationVar(&o.StepTimeout, "step-timeout", 5*time.Second, "least time a step may take before a rank counts as wedged; ten times the predicted time is added")
 	f.DurationVar(&o.LoadTimeout, "load-timeout", 5*time.Minute, "time without progress after which loading the weights counts as wedged")
+	f.BoolVar(&o.PlainData, "plain-data", false, "exchange token rows without TLS, for trusted links only; all ranks must agree")
+	f.DurationVar(&o.DataDelay, "data-delay", 0, "let received token rows wait as on a longer path, for experiments")
 	f.BoolVar(&o.WarmUp, "warm-up", true, "measure the stages when the instance has formed")
+	f.DurationVar(&o.WarmUpBudget, "warm-up-budget", 5*time.Second, "time for measuring larger and larger prompts")
 }
 
 func (o *Options) validate() error {
@@ -86,6 +102,9 @@ func (o *Options) validate() error {
 	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
 			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
+	}
+	if o.WarmUpBudget < 0 || o.WarmUpBudget > maxWarmUpBudget {
+		return fmt.Errorf("--warm-up-budget is %v; it must lie between 0 and %v", o.WarmUpBudget, maxWarmUpBudget)
 	}
 	if len(o.Socket) > 100 {
 		return fmt.Errorf("--socket %q has %d characters; Unix socket paths hold at most 100", o.Socket, len(o.Socket))

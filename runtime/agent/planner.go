@@ -31,7 +31,7 @@ type planner struct {
 	metrics *metrics
 
 	mu     sync.Mutex
-	stages *stageModel // nil until measured
+	stages stageModels // nil until measured
 	memo   map[shapeKey]plan.Plan
 	fixed  map[phase]plan.Plan // with resolve AtStart
 	memoOf *plan.Instance      // the configuration the memo was made for
@@ -101,19 +101,22 @@ func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
 // evaluate predicts what a plan does on the measured stages.
 func (p *planner) evaluate(shape batchShape, chosen plan.Plan, in *plan.Instance) choice {
 	c := choice{plan: chosen}
-	if r, err := solver.Predict(p.stages.problem(shape, p.model, in), chosen); err == nil {
-		c.predicted, c.exposed = r.MakespanMilliseconds+p.stages.overhead, r.ExposedCommunicationMilliseconds
+	s := p.stages[classOf(shape, chosen)]
+	if r, err := solver.Predict(s.problem(shape, p.model, in), chosen); err == nil {
+		c.predicted = s.resistance()*r.MakespanMilliseconds + s.overhead
+		c.exposed = s.resistance() * r.ExposedCommunicationMilliseconds
 	}
 	return c
 }
 
 // settle stays with the plan of the step before unless the new one is better by
-// more than the hysteresis. The old plan must suit the batch: same policy, and
+// more than the hysteresis. The old plan must be allowed still, and suit the batch:
 // as many micro-batches as it fills.
 func (p *planner) settle(c choice, shape batchShape, in *plan.Instance) choice {
 	before, ok := p.last[shape.phase()]
 	if !ok || before == c.plan || in.Schedule.Fixed != nil || before.Policy != in.Schedule.Policy ||
-		(in.Schedule.Order != plan.OrderAuto && before.Order != in.Schedule.Order) {
+		(in.Schedule.Order != plan.OrderAuto && before.Order != in.Schedule.Order) ||
+		(in.Schedule.Chunks != "Auto" && before.Chunks > 1) {
 		return c
 	}
 	if most := before.R1 * before.MicroBatchSize; most < shape.largest || most-before.MicroBatchSize >= shape.largest {
@@ -151,7 +154,8 @@ func (p *planner) solve(shape batchShape, in *plan.Instance) plan.Plan {
 	}
 	p.solves[shape.phase()]++
 	p.metrics.solves.Inc()
-	r, err := solver.Solve(p.stages.problem(shape, p.model, in), in.Schedule.Policy)
+	stages := p.stages[class{shape.phase(), in.Schedule.Policy != plan.Sequential}]
+	r, err := solver.Solve(stages.problem(shape, p.model, in), in.Schedule.Policy)
 	if err != nil || r.Plan.Validate() != nil {
 		p.log.Warn("no plan from the solver; running the batch whole", "samples", shape.samples, "tokens", shape.tokens, "reason", err)
 		return whole(shape, in)

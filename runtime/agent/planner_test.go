@@ -20,6 +20,15 @@ func linkBound() *stageModel {
 	}
 }
 
+// everywhere is one model for all classes.
+func everywhere(s *stageModel) stageModels {
+	m := stageModels{}
+	for _, c := range classes {
+		m[c] = s
+	}
+	return m
+}
+
 func testPlanner(t *testing.T) (*planner, *plan.Instance) {
 	t.Helper()
 	shape, err := model.ByName("deepseek-ai/DeepSeek-V2-Lite")
@@ -27,7 +36,7 @@ func testPlanner(t *testing.T) (*planner, *plan.Instance) {
 		t.Fatal(err)
 	}
 	p := newPlanner(shape, slog.New(slog.NewTextHandler(os.Stderr, nil)), newMetrics(0, func() rankStatus { return rankStatus{} }))
-	p.stages = linkBound()
+	p.stages = everywhere(linkBound())
 	return p, &plan.Instance{AttentionRanks: 2, ExpertRanks: 2, Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online"}}
 }
 
@@ -104,6 +113,19 @@ func TestPlannerCutsALongPrompt(t *testing.T) {
 	}
 	if c := p.choose(decodes(8, 512), &auto); c.plan.Chunks != 1 {
 		t.Errorf("decode was cut into chunks: %s", c.plan)
+	}
+}
+
+// TestPlannerForgetsChunksThatAreOff: however good the plan before was.
+func TestPlannerForgetsChunksThatAreOff(t *testing.T) {
+	p, in := testPlanner(t)
+	auto := *in
+	auto.Schedule.Chunks = "Auto"
+	if c := p.choose(prompts(1, 2048), &auto); c.plan.Chunks < 2 {
+		t.Fatalf("%s has no chunks", c.plan)
+	}
+	if c := p.choose(prompts(1, 2048), in); c.plan.Chunks != 1 {
+		t.Errorf("chunks are off, the plan is %s", c.plan)
 	}
 }
 

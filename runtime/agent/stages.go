@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
@@ -22,12 +23,55 @@ type stageModel struct {
 	outside [3]float64
 	// overhead of a step: control messages, start-up of the workers.
 	overhead float64
+	// friction multiplies the pipeline's makespan: what overlap costs beyond the
+	// tasks' own times, such as waiting for a core that another lane holds. 0
+	// means 1.
+	friction float64
+}
+
+// class is a kind of step that has a stage model of its own: the tasks of a
+// decode step are too short for a line through those of prefill, and tasks take
+// longer while others run on the same cores.
+type class struct {
+	phase      phase
+	overlapped bool
+}
+
+// classOf is the class of a step under a plan.
+func classOf(shape batchShape, p plan.Plan) class {
+	return class{shape.phase(), p.Policy != plan.Sequential && p.R1*p.R2*max(1, p.Chunks) > 1}
+}
+
+// stageModels has a model for every class.
+type stageModels map[class]*stageModel
+
+// classes are in the order in which they are described.
+var classes = []class{{prefill, false}, {prefill, true}, {decode, false}, {decode, true}}
+
+func (m stageModels) String() string {
+	text := ""
+	for _, c := range classes {
+		how := "alone"
+		if c.overlapped {
+			how = "overlapped"
+		}
+		text += fmt.Sprintf("%s %s: %s; ", c.phase, how, m[c])
+	}
+	return strings.TrimSuffix(text, "; ")
 }
 
 func (s *stageModel) String() string {
-	return fmt.Sprintf("attention %.3g+%.3g/token+%.3g/pair, shared %.3g+%.3g/token, a2e %.3g+%.3g/token, expert %.3g+%.3g/token, e2a %.3g+%.3g/token, outside %.3g+%.3g/token, step %.3g ms",
+	return fmt.Sprintf("attention %.3g+%.3g/token+%.3g/pair, shared %.3g+%.3g/token, a2e %.3g+%.3g/token, expert %.3g+%.3g/token, e2a %.3g+%.3g/token, outside %.3g+%.3g/token, step %.3g ms, friction %.3g",
 		s.attention[0], s.attention[1], s.attention[2], s.shared[0], s.shared[1], s.a2e[0], s.a2e[1],
-		s.expert[0], s.expert[1], s.e2a[0], s.e2a[1], s.outside[0], s.outside[1], s.overhead)
+		s.expert[0], s.expert[1], s.e2a[0], s.e2a[1], s.outside[0], s.outside[1], s.overhead, s.resistance())
+}
+
+// resistance is the friction with its default.
+func (s *stageModel) resistance() float64 {
+	if s.friction == 0 {
+		return 1
+	}
+	return s.friction
 }
 
 // problem is the stage form of a batch: the same formulas as the paper's

@@ -4,6 +4,7 @@ package executor_test
 
 import (
 	"encoding/binary"
+	"runtime/metrics"
 	"testing"
 
 	"github.com/findep/findep-operator/runtime/backend"
@@ -92,6 +93,31 @@ func TestTasksDoNotAllocate(t *testing.T) {
 	a, b := measure(few), measure(many)
 	if more := float64(tasks(many) - tasks(few)); (b-a)/more > 0.02 {
 		t.Errorf("%v more tasks cause %v more allocations (%v and %v)", more, b-a, a, b)
+	}
+}
+
+// Tasks start no goroutines, and nor does a step: the lanes live as long as the
+// rank. The harness starts one per rank and step.
+func TestTasksStartNoGoroutines(t *testing.T) {
+	in, step, _ := idleInstance(t)
+	created := func(p plan.Plan) uint64 {
+		step.Plan = p
+		sample := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+		metrics.Read(sample)
+		before := sample[0].Value.Uint64()
+		for range 20 {
+			if _, err := in.Run(t.Context(), step); err != nil {
+				t.Fatal(err)
+			}
+		}
+		metrics.Read(sample)
+		return sample[0].Value.Uint64() - before
+	}
+	few, many := finDEP(1, 4, 1, plan.ASAS), finDEP(1, 4, 32, plan.ASAS)
+	created(many) // What is made once is made now.
+	// The runtime's own goroutines (the collector's, say) may come in between.
+	if a, b := created(few), created(many); b > a+10 {
+		t.Errorf("20 steps with few tasks start %d goroutines, with many %d", a, b)
 	}
 }
 

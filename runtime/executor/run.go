@@ -38,6 +38,9 @@ func Monotonic() Clock {
 	return func() int64 { return int64(time.Since(start)) }
 }
 
+// Lanes is the number of workers of a rank: compute, A2E and E2A.
+const Lanes = 3
+
 // lane is one worker: a goroutine with its own stream that lives as long as the
 // rank, and the times of what it ran in the current step.
 type lane struct {
@@ -79,7 +82,7 @@ type engine struct {
 	layers  int
 	options schedule.Options
 	now     Clock
-	lanes   [3]*lane
+	lanes   [Lanes]*lane
 	// local marks the resources whose tasks run on this rank.
 	local [schedule.NumResources]bool
 	// extra returns one more task of this rank that a task waits for, beyond
