@@ -22,6 +22,7 @@ import (
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/transport/tcp"
 	"github.com/findep/findep-operator/runtime/weights"
 )
 
@@ -35,6 +36,9 @@ type benchOptions struct {
 	rate     string
 	link     bool
 	pin      bool
+	plain    bool
+	delay    time.Duration
+	warmUp   time.Duration
 	output   string
 }
 
@@ -63,7 +67,7 @@ be chosen where the stages balance.`,
 	f.StringVar(&o.shape, "shape", "", "config.json to make random weights for")
 	f.IntVar(&o.run.attention, "attention", 1, "attention ranks")
 	f.IntVar(&o.run.expert, "expert", 1, "expert ranks")
-	f.StringSliceVar(&o.policies, "policies", []string{"FinDEP", "PPPipe", "Sequential"}, "policies to compare")
+	f.StringSliceVar(&o.policies, "policies", []string{"FinDEP", "PPPipe", "Sequential"}, "policies to compare; FinDEP+chunks allows causal chunks for this one alone")
 	f.IntVar(&o.config.PromptTokens, "prompt-tokens", 256, "tokens per prompt")
 	f.IntVar(&o.config.OutputTokens, "output-tokens", 1, "tokens to generate per prompt")
 	f.IntVar(&o.config.Batch, "batch", 1, "prompts per attention rank and round")
@@ -72,14 +76,24 @@ be chosen where the stages balance.`,
 	f.Uint64Var(&o.config.Seed, "seed", 1, "seed of the prompts and of random weights")
 	f.StringVar(&o.chunks, "chunks", "off", "auto lets plans cut prompts into causal chunks")
 	f.StringVar(&o.rate, "link-rate", "", "rate of the link between the groups, in tc's notation, such as 1gbit")
+	f.DurationVar(&o.delay, "link-delay", 0, "delay of that link in each direction, made by the receiving transport")
 	f.BoolVar(&o.link, "namespaces", false, "put each group into a network namespace even without --link-rate")
 	f.BoolVar(&o.pin, "pin", false, "give each group one core of its own")
+	f.BoolVar(&o.plain, "plain", false, "exchange token rows without TLS")
+	f.DurationVar(&o.warmUp, "warm-up-budget", 10*time.Second, "time for measuring stages with larger and larger prompts before the first round")
 	f.StringVar(&o.run.backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
 	f.IntVar(&o.run.threads, "threads", 1, "host threads per rank of the CPU backend")
 	f.BoolVarP(&o.run.verbose, "verbose", "v", false, "show the ranks' logs")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
 	return cmd
 }
+
+// maxLinkDelay is what the transport's handshake has patience for.
+const maxLinkDelay = tcp.DefaultHandshakeTimeout / 10
+
+// chunksSuffix behind a policy allows causal chunks for that one alone, so that
+// one run compares plans with and without.
+const chunksSuffix = "+chunks"
 
 func (o *benchOptions) validate() error {
 	switch {
@@ -89,14 +103,17 @@ func (o *benchOptions) validate() error {
 		return fmt.Errorf("--chunks is %q; use auto or off", o.chunks)
 	case o.output != "table" && o.output != "json":
 		return fmt.Errorf("--output is %q; use table or json", o.output)
+	case o.delay < 0 || o.delay > maxLinkDelay:
+		return fmt.Errorf("--link-delay is %v; it must lie between 0 and %v", o.delay, maxLinkDelay)
 	}
-	o.config.Policies = nil
+	o.config.Contenders = nil
 	for _, name := range o.policies {
-		policy := plan.Policy(name)
-		if policy != plan.FinDEP && policy != plan.PPPipe && policy != plan.Sequential {
-			return fmt.Errorf("--policies has %q; use FinDEP, PPPipe or Sequential", name)
+		policy, chunks := strings.CutSuffix(name, chunksSuffix)
+		c := bench.Contender{Policy: plan.Policy(policy), Chunks: chunks || o.chunks == "auto"}
+		if c.Policy != plan.FinDEP && c.Policy != plan.PPPipe && c.Policy != plan.Sequential {
+			return fmt.Errorf("--policies has %q; use FinDEP, PPPipe or Sequential, or one with %s behind it", name, chunksSuffix)
 		}
-		o.config.Policies = append(o.config.Policies, policy)
+		o.config.Contenders = append(o.config.Contenders, c)
 	}
 	return o.config.Validate()
 }
@@ -113,10 +130,12 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 	if err := o.run.checkModel(); err != nil {
 		return usageError{err}
 	}
+	o.run.maxContext = o.config.PromptTokens + o.config.OutputTokens
 	options, err := o.run.localOptions(progress)
 	if err != nil {
 		return err
 	}
+	options.ExtraArgs = append(options.ExtraArgs, "--warm-up-budget", o.warmUp.String(), fmt.Sprintf("--plain-data=%t", o.plain), "--data-delay", o.delay.String())
 	if o.link || o.rate != "" || o.pin {
 		link, err := local.NewLink(o.rate)
 		if err != nil {
@@ -134,11 +153,11 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 	if _, err := waitReady(ctx, instance, client); err != nil {
 		return err
 	}
-	o.config.Switch = func(ctx context.Context, policy plan.Policy) error {
-		return switchPolicy(ctx, instance, client, policy, o.chunks)
+	o.config.Switch = func(ctx context.Context, c bench.Contender) error {
+		return switchPolicy(ctx, instance, client, c)
 	}
-	o.config.Progress = func(policy plan.Policy, round int) {
-		fmt.Fprintf(progress, "\r%-60s", fmt.Sprintf("round %d of %d: %s", round, o.config.Repeat, policy))
+	o.config.Progress = func(c bench.Contender, round int) {
+		fmt.Fprintf(progress, "\r%-60s", fmt.Sprintf("round %d of %d: %s", round, o.config.Repeat, c.Policy))
 	}
 	results, err := bench.Run(ctx, client, o.config)
 	fmt.Fprint(progress, "\r"+strings.Repeat(" ", 60)+"\r")
@@ -171,11 +190,11 @@ func randomModel(shape string, seed uint64) (string, error) {
 	return dir, nil
 }
 
-// switchPolicy writes the policy to the instance's configuration, as the
+// switchPolicy writes a contender to the instance's configuration, as the
 // operator would, and waits until the leader uses it.
-func switchPolicy(ctx context.Context, in *local.Instance, client *serving.Client, policy plan.Policy, chunks string) error {
-	in.Config.Schedule.Policy, in.Config.Schedule.Chunks = policy, "Off"
-	if chunks == "auto" {
+func switchPolicy(ctx context.Context, in *local.Instance, client *serving.Client, c bench.Contender) error {
+	in.Config.Schedule.Policy, in.Config.Schedule.Chunks = c.Policy, "Off"
+	if c.Chunks {
 		in.Config.Schedule.Chunks = "Auto"
 	}
 	if err := in.WriteConfig(); err != nil {
@@ -208,6 +227,12 @@ func (o *benchOptions) machine() bench.Machine {
 	}
 	if o.rate != "" {
 		m.Link = "veth " + o.rate
+	}
+	if o.delay > 0 {
+		m.Link += " delay " + o.delay.String()
+	}
+	if o.plain {
+		m.Link += " without TLS"
 	}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {

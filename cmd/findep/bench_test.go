@@ -15,6 +15,7 @@ func TestBenchComparesPoliciesOnRealProcesses(t *testing.T) {
 	for name, args := range map[string][]string{
 		"a checkpoint":                  {"--model", tinyModel},
 		"random weights, causal chunks": {"--shape", tinyModel + "/config.json", "--chunks", "auto"},
+		"a delay, no TLS":               {"--model", tinyModel, "--link-delay", "1ms", "--plain"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := findep(t, append([]string{"bench", "--backend", testBackend(t), "--attention", "1", "--expert", "2",
@@ -40,6 +41,22 @@ func TestBenchComparesPoliciesOnRealProcesses(t *testing.T) {
 	}
 }
 
+// TestBenchAllowsChunksForOne: the contenders of one run differ in chunks only.
+func TestBenchAllowsChunksForOne(t *testing.T) {
+	out, err := findep(t, "bench", "--backend", testBackend(t), "--model", tinyModel, "--prompt-tokens", "48", "--repeat", "1",
+		"--policies", "FinDEP+chunks,FinDEP", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if len(r.Policies) != 2 || r.Policies[0].Policy != plan.FinDEP || r.Policies[1].Plan.Chunks != 1 {
+		t.Errorf("contenders %+v", r.Policies)
+	}
+}
+
 func TestBenchNamesWhatIsWrong(t *testing.T) {
 	for label, tc := range map[string]struct {
 		args []string
@@ -49,6 +66,7 @@ func TestBenchNamesWhatIsWrong(t *testing.T) {
 		"both":             {[]string{"--model", tinyModel, "--shape", "x"}, "either --model or --shape"},
 		"unknown policy":   {[]string{"--model", tinyModel, "--policies", "Fast"}, `"Fast"`},
 		"no such shape":    {[]string{"--shape", "absent.json"}, "absent.json"},
+		"endless delay":    {[]string{"--model", tinyModel, "--link-delay", "1h"}, "--link-delay is 1h"},
 		"unknown chunks":   {[]string{"--model", tinyModel, "--chunks", "maybe"}, `"maybe"`},
 		"unknown output":   {[]string{"--model", tinyModel, "-o", "xml"}, `"xml"`},
 		"no rounds":        {[]string{"--model", tinyModel, "--repeat", "0"}, "repeat is 0"},

@@ -22,21 +22,27 @@ type Engine interface {
 	Step(ctx context.Context, req *agentpb.StepRequest) (*agentpb.StepResponse, error)
 }
 
+// Contender is what takes turns: a policy, with causal chunks allowed or not.
+type Contender struct {
+	Policy plan.Policy
+	Chunks bool
+}
+
 // Config says what to run.
 type Config struct {
-	Policies []plan.Policy
-	// Switch makes the instance use a policy from the next step on.
-	Switch func(ctx context.Context, policy plan.Policy) error
+	Contenders []Contender
+	// Switch makes the instance use a contender from the next step on.
+	Switch func(ctx context.Context, c Contender) error
 	// PromptTokens is the length of each prompt, OutputTokens how many tokens
 	// are generated, the first one by the prefill.
 	PromptTokens, OutputTokens int
 	// Batch is the number of prompts per attention rank in one round,
 	// SamplesInFlight how many of them share a step.
 	Batch, SamplesInFlight int
-	// Repeat is the number of rounds of each policy, after one that warms up.
+	// Repeat is the number of rounds of each contender, after one that warms up.
 	Repeat int
 	// Progress, if set, is told before each round.
-	Progress func(policy plan.Policy, round int)
+	Progress func(c Contender, round int)
 	Seed     uint64
 }
 
@@ -56,7 +62,7 @@ func (c *Config) Validate() error {
 	if c.SamplesInFlight > c.Batch {
 		return fmt.Errorf("samples-in-flight is %d; it must not exceed batch (%d)", c.SamplesInFlight, c.Batch)
 	}
-	if len(c.Policies) == 0 {
+	if len(c.Contenders) == 0 {
 		return fmt.Errorf("no policies are given")
 	}
 	return nil
@@ -107,7 +113,7 @@ type runner struct {
 	next     uint64 // sequence
 }
 
-// Run runs all rounds and returns the results in the order of the policies.
+// Run runs all rounds and returns the results in the order of the contenders.
 func Run(ctx context.Context, engine Engine, c Config) ([]PolicyResult, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -120,13 +126,13 @@ func Run(ctx context.Context, engine Engine, c Config) ([]PolicyResult, error) {
 		return nil, fmt.Errorf("prompt-tokens and output-tokens are %d together; the context is %d", c.PromptTokens+c.OutputTokens, limit)
 	}
 	r := &runner{config: c, engine: engine, describe: d, random: rand.New(rand.NewPCG(c.Seed, 1))}
-	all := make([]samples, len(c.Policies))
+	all := make([]samples, len(c.Contenders))
 	for round := range c.Repeat + 1 {
-		for i, policy := range c.Policies {
+		for i, contender := range c.Contenders {
 			if c.Progress != nil {
-				c.Progress(policy, round)
+				c.Progress(contender, round)
 			}
-			if err := c.Switch(ctx, policy); err != nil {
+			if err := c.Switch(ctx, contender); err != nil {
 				return nil, err
 			}
 			into := &all[i]
@@ -134,13 +140,13 @@ func Run(ctx context.Context, engine Engine, c Config) ([]PolicyResult, error) {
 				into = &samples{}
 			}
 			if err := r.round(ctx, into); err != nil {
-				return nil, fmt.Errorf("%s, round %d: %w", policy, round, err)
+				return nil, fmt.Errorf("%s, round %d: %w", contender.Policy, round, err)
 			}
 		}
 	}
-	results := make([]PolicyResult, len(c.Policies))
-	for i, policy := range c.Policies {
-		results[i] = all[i].result(policy)
+	results := make([]PolicyResult, len(c.Contenders))
+	for i, contender := range c.Contenders {
+		results[i] = all[i].result(contender.Policy)
 	}
 	return results, nil
 }

@@ -4,7 +4,10 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,9 +56,9 @@ func TestPoliciesTakeTurns(t *testing.T) {
 	engine := &fakeEngine{t: t, length: map[uint64]int{}}
 	var turns []string
 	results, err := Run(t.Context(), engine, Config{
-		Policies: []plan.Policy{plan.FinDEP, plan.PPPipe}, PromptTokens: 8, OutputTokens: 3, Batch: 5, SamplesInFlight: 2, Repeat: 2,
-		Switch:   func(_ context.Context, p plan.Policy) error { engine.policy = p; return nil },
-		Progress: func(p plan.Policy, _ int) { turns = append(turns, string(p)) },
+		Contenders: []Contender{{Policy: plan.FinDEP}, {Policy: plan.PPPipe}}, PromptTokens: 8, OutputTokens: 3, Batch: 5, SamplesInFlight: 2, Repeat: 2,
+		Switch:   func(_ context.Context, c Contender) error { engine.policy = c.Policy; return nil },
+		Progress: func(c Contender, _ int) { turns = append(turns, string(c.Policy)) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -76,18 +79,18 @@ func TestPoliciesTakeTurns(t *testing.T) {
 }
 
 func TestRunRefuses(t *testing.T) {
-	good := Config{Policies: []plan.Policy{plan.FinDEP}, PromptTokens: 8, OutputTokens: 1, Batch: 1, SamplesInFlight: 1, Repeat: 1,
-		Switch: func(context.Context, plan.Policy) error { return nil }}
+	good := Config{Contenders: []Contender{{Policy: plan.FinDEP}}, PromptTokens: 8, OutputTokens: 1, Batch: 1, SamplesInFlight: 1, Repeat: 1,
+		Switch: func(context.Context, Contender) error { return nil }}
 	for name, tc := range map[string]struct {
 		change func(*Config)
 		want   string
 	}{
-		"no policy":           {func(c *Config) { c.Policies = nil }, "no policies"},
+		"no policy":           {func(c *Config) { c.Contenders = nil }, "no policies"},
 		"no tokens":           {func(c *Config) { c.PromptTokens = 0 }, "prompt-tokens is 0"},
 		"no rounds":           {func(c *Config) { c.Repeat = 0 }, "repeat is 0"},
 		"more than the batch": {func(c *Config) { c.SamplesInFlight = 2 }, "samples-in-flight is 2"},
 		"beyond the context":  {func(c *Config) { c.PromptTokens = 100 }, "the context is 100"},
-		"no switch":           {func(c *Config) { c.Switch = func(context.Context, plan.Policy) error { return errors.New("stuck") } }, "stuck"},
+		"no switch":           {func(c *Config) { c.Switch = func(context.Context, Contender) error { return errors.New("stuck") } }, "stuck"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := good
@@ -96,5 +99,29 @@ func TestRunRefuses(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestReportFieldNames pins the names that scripts read.
+func TestReportFieldNames(t *testing.T) {
+	b, err := json.Marshal(Report{Policies: []PolicyResult{{Busy: map[string]float64{"attention": 1}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Policies []map[string]any
+		Machine  map[string]any
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	for name, got := range map[string]map[string]any{
+		"busy exposedCommunicationMilliseconds makespanMilliseconds plan policy predictedMakespanMilliseconds tokensPerSecond": r.Policies[0],
+		"max median min":                     r.Policies[0]["tokensPerSecond"].(map[string]any),
+		"backend cores cpu kernel link when": r.Machine,
+	} {
+		if names := strings.Join(slices.Sorted(maps.Keys(got)), " "); names != name {
+			t.Errorf("fields are %q, want %q", names, name)
+		}
 	}
 }

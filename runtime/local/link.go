@@ -34,7 +34,12 @@ func NewLink(rate string) (*Link, error) {
 			[]string{"ip", "-n", ns, "addr", "add", linkHosts[i] + "/24", "dev", devices[i]},
 			[]string{"ip", "-n", ns, "link", "set", "lo", "up"},
 			[]string{"ip", "-n", ns, "link", "set", devices[i], "up"})
+		commands = append(commands, []string{"ip", "netns", "exec", ns, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno"})
 		if rate != "" {
+			// Segments small enough for the burst go through the shaper whole; larger
+			// ones it would cut into packets, at a cost to the cores that a
+			// network card would bear.
+			commands = append(commands, []string{"ip", "-n", ns, "link", "set", "dev", devices[i], "gso_max_size", "15000"})
 			// A small burst, or an idle link would save up credit and carry whole
 			// messages at once, which no real link does; and a queue long enough
 			// that TCP and not the shaper sets the pace.
