@@ -34,6 +34,8 @@ func NewLink(rate string) (*Link, error) {
 			[]string{"ip", "-n", ns, "addr", "add", linkHosts[i] + "/24", "dev", devices[i]},
 			[]string{"ip", "-n", ns, "link", "set", "lo", "up"},
 			[]string{"ip", "-n", ns, "link", "set", devices[i], "up"})
+		// Reno fills the shaper's queue and leaves the pace to it. BBR, some systems'
+		// default, probes for a pace of its own and pauses to do so.
 		commands = append(commands, []string{"ip", "netns", "exec", ns, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control=reno"})
 		if rate != "" {
 			// Segments small enough for the burst go through the shaper whole; larger

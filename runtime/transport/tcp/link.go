@@ -183,13 +183,14 @@ func (l *link) ReceivePayload(parts ...[]byte) error {
 // pieces of a few packets, and to wake for each would take the core from the
 // kernels of this rank hundreds of times per message.
 func (l *link) fill(p []byte) error {
-	hidden := uint64(0)
+	hidden := 0
 	if l.secure() {
 		hidden = tlsHolds
 	}
 	for len(p) > 0 {
-		if outside := l.pending - uint64(l.reader.Buffered()); outside > hidden+readAhead {
-			l.mark.set(int(min(outside-hidden, maxLowMark)))
+		// What is buffered may reach beyond this message.
+		if certain := int(l.pending) - l.reader.Buffered() - hidden; certain > readAhead {
+			l.mark.set(min(certain, maxLowMark))
 		} else {
 			l.mark.set(1)
 		}
