@@ -115,7 +115,7 @@ func lastFailure(t *testing.T, failure error, meeting bool) string {
 		_ = leader.Close()
 	})
 	for n := range 2 {
-		r := &rank{role: in.RoleOf(n), attentionRanks: 1, pipelines: &fakePipelines{}, runner: fakeRunner{failure},
+		r := &rank{now: executor.Monotonic(), role: in.RoleOf(n), attentionRanks: 1, pipelines: &fakePipelines{}, runner: fakeRunner{failure},
 			watch: &watchdog{now: time.Now, patience: time.Minute}, log: slog.New(slog.DiscardHandler)}
 		if meeting && n == 1 {
 			r.pipelines = &fakePipelines{open: failure}
