@@ -85,7 +85,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.PlainData, "plain-data", false, "exchange token rows without TLS, for trusted links only; all ranks must agree")
 	f.DurationVar(&o.DataDelay, "data-delay", 0, "let received token rows wait as on a longer path, for experiments")
 	f.BoolVar(&o.WarmUp, "warm-up", true, "measure the stages when the instance has formed")
-	f.DurationVar(&o.WarmUpBudget, "warm-up-budget", 5*time.Second, "time for measuring larger and larger prompts")
+	f.DurationVar(&o.WarmUpBudget, "warm-up-budget", 2*time.Second, "time for measuring larger and larger prompts")
 }
 
 func (o *Options) validate() error {
