@@ -86,7 +86,7 @@ test-perf: ## Measure the operator with 8,000 pods on KWOK nodes (root; docs/ben
 	$(GO) run ./test/perf $(PERF_FLAGS)
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZ_TIME (10s) each.
+fuzz: native ## Run every fuzz target for FUZZ_TIME (10s) each.
 	hack/fuzz.sh
 
 .PHONY: test-race

@@ -57,8 +57,10 @@ CUDA_EXPORTS := kernels/cuda/exports.map
 
 CUDA_SHIM_SOURCES := $(wildcard kernels/tests/cudashim/*)
 CUDA_SHIM := $(CUDA_BUILD)/libfindep_cuda_shim.so
+CUDA_SHIM_MODEL := $(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o $(CUDA_BUILD)/shim/kernels/tests/cudashim/races.cc.o
+# Undefined behaviour in kernels and host code ends the process.
 CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wno-unknown-pragmas -Wno-unused-function \
-	-DFINDEP_CUDA_SHIM -Ikernels/tests/cudashim $(CUDA_INCLUDES)
+	-fsanitize=undefined -fsanitize-undefined-trap-on-error -DFINDEP_CUDA_SHIM -Ikernels/tests/cudashim $(CUDA_INCLUDES)
 
 # What runs in parallel within one of the targets here.
 CUDA_JOBS ?= $(shell nproc)
@@ -121,11 +123,18 @@ cuda-shim: $(CUDA_SHIM) ## Build the CUDA backend on a model of CUDA that runs o
 
 $(CUDA_BUILD)/shim/%.o: % $(CUDA_HEADERS) $(CUDA_SHIM_SOURCES) hack/make/cuda.mk
 	@mkdir -p $(@D)
-	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -x c++ -c $< -o $@
+	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) $(CUDA_SHIM_CHECKS) -x c++ -c $< -o $@
+
+# Kernels tell the race detector of the model what they touch; see races.cc.
+$(CUDA_BUILD)/shim/%.cu.o: CUDA_SHIM_CHECKS := -fsanitize=thread
 
 $(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUILD)/shim/%.o) \
-		$(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o | $(CUDA_EXPORTS)
+		$(CUDA_SHIM_MODEL) | $(CUDA_EXPORTS)
 	$(CXX) -shared -o $@ $^ -Wl,-z,defs -Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) -lpthread -ldl
+
+# The detector must find what it is there for.
+$(CUDA_BUILD)/races_test: $(CUDA_BUILD)/shim/kernels/tests/cudashim/races_test.cu.o $(CUDA_SHIM_MODEL)
+	$(CXX) -o $@ $^ -lpthread
 
 # In the place of libnccl.so.2, for ranks within one process.
 CUDA_FAKE_NCCL := $(CUDA_BUILD)/libnccl_fake.so
@@ -135,9 +144,10 @@ $(CUDA_FAKE_NCCL): kernels/tests/cudashim/fakenccl.cc kernels/tests/cudashim/ncc
 	@mkdir -p $(@D)
 	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -shared -o $@ $< -lpthread
 
-test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) ## Run the conformance suite on the CUDA kernels, on the CPU.
+test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) $(CUDA_BUILD)/races_test ## Run the conformance suite on the CUDA kernels, on the CPU.
+	$(CUDA_BUILD)/races_test
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
-		go test -count=1 -tags findep_native -run 'TestCUDAShim|OnTheModelOfCUDA' ./runtime/backend/native ./runtime/executor
+		go test -count=1 -tags findep_native -run 'CUDAShim|OnTheModelOfCUDA' ./runtime/backend/native ./runtime/executor
 
 $(CUDA_LOADER): kernels/tests/loader/loader.c kernels/include/findep/backend.h
 	@mkdir -p $(@D)

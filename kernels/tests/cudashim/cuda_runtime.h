@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include <functional>
+#include <string>
 
 #define __global__
 #define __device__
@@ -127,6 +128,14 @@ inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 namespace cuda_shim {
 
 extern void* dynamic_shared;
+extern size_t dynamic_shared_bytes;
+
+// For the race detector (races.cc): a number that every barrier of a block and
+// every block's end raises; the running thread's number in its block from 1, or
+// 0 while no kernel runs; and a way to fail the launch.
+extern uint64_t epoch;
+extern uint16_t running_thread;
+void fail_launch(const std::string& why);
 
 // Runs kernel once per thread of the grid.
 cudaError_t launch(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared);

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cublas_v2.h"
@@ -21,6 +22,9 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace cuda_shim {
 
 void* dynamic_shared = nullptr;
+size_t dynamic_shared_bytes = 0;
+uint64_t epoch = 1;
+uint16_t running_thread = 0;
 
 namespace {
 
@@ -55,10 +59,13 @@ struct Block {
   std::vector<Barrier> warps;
   std::vector<uint64_t> exchanged;  // a place per thread
   uint64_t steps = 0;               // barriers left and threads finished
+  std::string failure;              // the first, empty if none
 };
+
 
 std::mutex launches;
 Block* block = nullptr;
+std::string failed = "see the shim";  // why the last launch did
 
 void yield() {
   if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
@@ -125,6 +132,7 @@ bool run(Block& b, std::mt19937& random) {
       if (f.done) continue;
       b.running = &f;
       threadIdx = f.thread;
+      running_thread = static_cast<uint16_t>(i + 1);
       resume(f);
       left += f.done ? 0 : 1;
     }
@@ -146,9 +154,16 @@ bool valid(dim3 grid, dim3 size, size_t shared) {
 
 }  // namespace
 
-void sync_block() { wait(block->all); }
+void sync_block() {
+  if (block->all.arrived + 1 == block->all.expected) ++epoch;
+  wait(block->all);
+}
 void sync_warp() { wait(block->warps[threadIdx.x / kWarp]); }
 void* exchange(unsigned lane) { return &block->exchanged[threadIdx.x / kWarp * kWarp + lane]; }
+
+void fail_launch(const std::string& why) {
+  if (block->failure.empty()) block->failure = why;
+}
 
 cudaError_t launch(const std::function<void()>& kernel, dim3 grid, dim3 size, size_t shared) {
   if (!valid(grid, size, shared)) return cudaErrorInvalidConfiguration;
@@ -162,27 +177,34 @@ cudaError_t launch(const std::function<void()>& kernel, dim3 grid, dim3 size, si
   blockDim = size;
   const std::unique_ptr<char[]> memory(new char[shared + 1]);
   dynamic_shared = memory.get();
+  dynamic_shared_bytes = shared;
   std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
   std::iota(order.begin(), order.end(), uint64_t{0});
   std::shuffle(order.begin(), order.end(), random);
-  bool finished = true;
+  bool finished = false;
   for (uint64_t i : order) {
     memset(memory.get(), 0xff, shared);  // NaN
     blockIdx = dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                     static_cast<unsigned>(i / grid.x / grid.y));
     finished = run(b, random);
-    if (!finished) break;
+    if (!finished) b.failure = "threads wait at a barrier that others never reach";
+    if (!b.failure.empty()) break;
+    ++epoch;
   }
+  if (!b.failure.empty()) failed = b.failure;
+  ++epoch;
+  running_thread = 0;
   dynamic_shared = nullptr;
+  dynamic_shared_bytes = 0;
   block = nullptr;
-  return finished ? cudaSuccess : cudaErrorLaunchFailure;
+  return b.failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
 }  // namespace cuda_shim
 
 const char* cudaGetErrorName(cudaError_t status) { return status == cudaSuccess ? "cudaSuccess" : "a CUDA error of the shim"; }
 const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaErrorLaunchFailure ? "threads wait at a barrier that others never reach" : "see the shim";
+  return status == cudaErrorLaunchFailure ? cuda_shim::failed.c_str() : "see the shim";
 }
 
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }

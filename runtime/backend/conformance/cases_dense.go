@@ -149,35 +149,46 @@ func headMatMulCases() []testCase {
 	return cases
 }
 
+// rotation is a rope of n rows.
+type rotation struct {
+	n, heads, stride, offset, dim int
+	interleaved                   bool
+}
+
+func (s rotation) String() string {
+	return fmt.Sprintf("n=%d,heads=%d,stride=%d,offset=%d,dim=%d,interleaved=%t", s.n, s.heads, s.stride, s.offset, s.dim, s.interleaved)
+}
+
 func ropeCases() []testCase {
-	sizes := []struct{ n, heads, stride, offset, dim int }{
-		{0, 1, 0, 0, 2}, {1, 1, 0, 0, 2}, {3, 1, 0, 5, 8}, {4, 3, 20, 12, 8}, {5, 4, 64, 0, 64}, {2, 16, 192, 128, 64},
-	}
 	var cases []testCase
-	for _, s := range sizes {
-		for _, interleaved := range []bool{false, true} {
-			cases = append(cases, testCase{backend.OpRope, backend.F32,
-				fmt.Sprintf("n=%d,heads=%d,stride=%d,offset=%d,dim=%d,interleaved=%t", s.n, s.heads, s.stride, s.offset, s.dim, interleaved), 1e-6,
-				func(b *bench) error {
-					const positions = 50
-					at := make([]int, s.n)
-					for i := range at {
-						at[i] = b.rng.IntN(positions)
-					}
-					table := b.values("table", backend.F32, positions, s.dim, func(r, c int) float32 {
-						angle := float64(r) * math.Pow(1e4, -2*float64(c%(s.dim/2))/float64(s.dim))
-						if c < s.dim/2 {
-							return float32(math.Cos(angle))
-						}
-						return float32(math.Sin(angle))
-					})
-					x := b.inout("x", s.n, (s.heads-1)*s.stride+s.offset+s.dim+1)
-					return b.stream.Rope(x, b.column("positions", at...), table,
-						backend.RopeArgs{Heads: s.heads, HeadStride: s.stride, Offset: s.offset, Dim: s.dim, Interleaved: interleaved})
-				}})
+	for _, s := range []rotation{
+		{n: 0, heads: 1, dim: 2}, {n: 1, heads: 1, dim: 2}, {n: 3, heads: 1, offset: 5, dim: 8},
+		{n: 4, heads: 3, stride: 20, offset: 12, dim: 8}, {n: 5, heads: 4, stride: 64, dim: 64},
+		{n: 2, heads: 16, stride: 192, offset: 128, dim: 64},
+	} {
+		for _, s.interleaved = range []bool{false, true} {
+			cases = append(cases, testCase{backend.OpRope, backend.F32, s.String(), 1e-6, s.run})
 		}
 	}
 	return cases
+}
+
+func (s rotation) run(b *bench) error {
+	const positions = 50
+	at := make([]int, s.n)
+	for i := range at {
+		at[i] = b.rng.IntN(positions)
+	}
+	table := b.values("table", backend.F32, positions, s.dim, func(r, c int) float32 {
+		angle := float64(r) * math.Pow(1e4, -2*float64(c%(s.dim/2))/float64(s.dim))
+		if c < s.dim/2 {
+			return float32(math.Cos(angle))
+		}
+		return float32(math.Sin(angle))
+	})
+	x := b.inout("x", s.n, (s.heads-1)*s.stride+s.offset+s.dim+1)
+	return b.stream.Rope(x, b.column("positions", at...), table,
+		backend.RopeArgs{Heads: s.heads, HeadStride: s.stride, Offset: s.offset, Dim: s.dim, Interleaved: s.interleaved})
 }
 
 func rowCases() []testCase {

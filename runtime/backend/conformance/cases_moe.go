@@ -51,21 +51,23 @@ var routings = []routing{
 func routerCases() []testCase {
 	var cases []testCase
 	for _, r := range routings {
-		cases = append(cases, testCase{backend.OpRouter, backend.F32, r.name, 1e-6, func(b *bench) error {
-			logits := b.values("logits", backend.F32, r.n, r.args.Experts, func(row, c int) float32 {
-				if r.logit != nil {
-					return r.logit(b, row, c)
-				}
-				return 4 * b.uniform()
-			})
-			var bias backend.Matrix
-			if r.bias {
-				bias = b.random("bias", backend.F32, 1, r.args.Experts)
-			}
-			return b.stream.Router(b.out("weights", r.n, r.args.TopK), b.outInts("experts", r.n, r.args.TopK), logits, bias, r.args)
-		}})
+		cases = append(cases, testCase{backend.OpRouter, backend.F32, r.name, 1e-6, r.run})
 	}
 	return cases
+}
+
+func (r routing) run(b *bench) error {
+	logits := b.values("logits", backend.F32, r.n, r.args.Experts, func(row, c int) float32 {
+		if r.logit != nil {
+			return r.logit(b, row, c)
+		}
+		return 4 * b.uniform()
+	})
+	var bias backend.Matrix
+	if r.bias {
+		bias = b.random("bias", backend.F32, 1, r.args.Experts)
+	}
+	return b.stream.Router(b.out("weights", r.n, r.args.TopK), b.outInts("experts", r.n, r.args.TopK), logits, bias, r.args)
 }
 
 // chosen places random distinct experts for n tokens, as a router makes them.
@@ -78,29 +80,34 @@ func (b *bench) chosen(n, experts, topK int) backend.Matrix {
 	return b.place("experts", input, backend.I32, n, topK, func(r, c int) uint32 { return uint32(perm[r][c]) })
 }
 
+// packing is n tokens with topK experts each; rank e holds the experts
+// [starts[e], starts[e+1]).
+type packing struct {
+	n, topK int
+	starts  []int
+}
+
 func dispatchCases() []testCase {
 	var cases []testCase
-	for _, s := range []struct {
-		n, topK int
-		starts  []int
-	}{
+	for _, s := range []packing{
 		{0, 2, []int{0, 4}}, {1, 1, []int{0, 1}}, {1, 4, []int{0, 4}}, {7, 2, []int{0, 4, 8}}, {7, 3, []int{0, 1, 8}},
 		{9, 6, []int{0, 22, 43, 64}}, {33, 6, []int{0, 3, 3, 6, 6, 16}}, {130, 8, []int{0, 32, 64, 96, 128}}, {5, 2, []int{0, 0, 9, 9}},
 	} {
-		cases = append(cases, testCase{backend.OpDispatch, backend.F32, fmt.Sprintf("n=%d,k=%d,starts=%v", s.n, s.topK, s.starts), 0,
-			func(b *bench) error {
-				ranks := len(s.starts) - 1
-				rows := s.n * min(s.topK, ranks)
-				return b.stream.Dispatch(backend.DispatchArgs{
-					Experts: b.chosen(s.n, s.starts[ranks], s.topK), Weights: b.integers("weights", backend.F32, s.n, s.topK),
-					ExpertStart: b.column("starts", s.starts...),
-					RowStart:    b.outInts("RowStart", ranks+1, 1), RowToken: b.outInts("RowToken", rows, 1),
-					PairStart: b.outInts("PairStart", rows+1, 1), PairExpert: b.outInts("PairExpert", s.n*s.topK, 1),
-					PairWeight: b.out("PairWeight", s.n*s.topK, 1),
-				})
-			}})
+		cases = append(cases, testCase{backend.OpDispatch, backend.F32, fmt.Sprintf("n=%d,k=%d,starts=%v", s.n, s.topK, s.starts), 0, s.run})
 	}
 	return cases
+}
+
+func (s packing) run(b *bench) error {
+	ranks := len(s.starts) - 1
+	rows := s.n * min(s.topK, ranks)
+	return b.stream.Dispatch(backend.DispatchArgs{
+		Experts: b.chosen(s.n, s.starts[ranks], s.topK), Weights: b.integers("weights", backend.F32, s.n, s.topK),
+		ExpertStart: b.column("starts", s.starts...),
+		RowStart:    b.outInts("RowStart", ranks+1, 1), RowToken: b.outInts("RowToken", rows, 1),
+		PairStart: b.outInts("PairStart", rows+1, 1), PairExpert: b.outInts("PairExpert", s.n*s.topK, 1),
+		PairWeight: b.out("PairWeight", s.n*s.topK, 1),
+	})
 }
 
 // received is random (row, expert) pairs: each row has up to topK distinct
@@ -123,21 +130,25 @@ func (b *bench) received(rows, experts, topK int) received {
 	return p
 }
 
+// grouping is rows with up to topK of the experts each.
+type grouping struct{ rows, experts, topK int }
+
 func groupExpertsCases() []testCase {
 	var cases []testCase
-	for _, s := range []struct{ rows, experts, topK int }{{0, 1, 1}, {0, 5, 2}, {1, 1, 1}, {6, 3, 3}, {20, 32, 6}, {200, 7, 4}} {
-		cases = append(cases, testCase{backend.OpGroupExperts, backend.F32, fmt.Sprintf("rows=%d,E=%d,k=%d", s.rows, s.experts, s.topK), 0,
-			func(b *bench) error {
-				p := b.received(s.rows, s.experts, s.topK)
-				pairs := len(p.experts)
-				return b.stream.GroupExperts(backend.GroupExpertsArgs{Rows: s.rows, Experts: s.experts,
-					PairStart: b.column("PairStart", p.starts...), PairExpert: b.column("PairExpert", p.experts...),
-					PairWeight: b.floatColumn("PairWeight", p.weights...),
-					GroupStart: b.outInts("GroupStart", s.experts+1, 1), GroupRow: b.outInts("GroupRow", pairs, 1),
-					GroupWeight: b.out("GroupWeight", pairs, 1)})
-			}})
+	for _, s := range []grouping{{0, 1, 1}, {0, 5, 2}, {1, 1, 1}, {6, 3, 3}, {20, 32, 6}, {200, 7, 4}} {
+		cases = append(cases, testCase{backend.OpGroupExperts, backend.F32, fmt.Sprintf("rows=%d,E=%d,k=%d", s.rows, s.experts, s.topK), 0, s.run})
 	}
 	return cases
+}
+
+func (s grouping) run(b *bench) error {
+	p := b.received(s.rows, s.experts, s.topK)
+	pairs := len(p.experts)
+	return b.stream.GroupExperts(backend.GroupExpertsArgs{Rows: s.rows, Experts: s.experts,
+		PairStart: b.column("PairStart", p.starts...), PairExpert: b.column("PairExpert", p.experts...),
+		PairWeight: b.floatColumn("PairWeight", p.weights...),
+		GroupStart: b.outInts("GroupStart", s.experts+1, 1), GroupRow: b.outInts("GroupRow", pairs, 1),
+		GroupWeight: b.out("GroupWeight", pairs, 1)})
 }
 
 // groups sorts pairs by expert, as GroupExperts would.

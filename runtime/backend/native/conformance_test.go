@@ -15,3 +15,5 @@ import (
 func open() (backend.Device, error) { return backend.Open(native.CPU, backend.Options{}) }
 
 func TestConformance(t *testing.T) { conformance.Run(t, open) }
+
+func FuzzIndexArithmetic(f *testing.F) { conformance.Fuzz(f, open) }

@@ -132,6 +132,17 @@ const findep_backend* findep_backend_open(uint32_t v, findep_error* e) { return 
 	}
 }
 
+// FuzzCUDAShim draws shapes for the index arithmetic of the same sources.
+func FuzzCUDAShim(f *testing.F) {
+	path := os.Getenv("FINDEP_CUDA_SHIM")
+	if path == "" {
+		f.Skip("FINDEP_CUDA_SHIM names no library; run `make test-cuda-shim`")
+	}
+	conformance.Fuzz(f, func() (backend.Device, error) {
+		return backend.Open(native.CUDA, backend.Options{Library: path})
+	})
+}
+
 // TestCUDAShim runs the conformance suite on the CUDA backend's own sources,
 // compiled for a model of CUDA on the CPU. It takes a minute, so only on request.
 func TestCUDAShim(t *testing.T) {
