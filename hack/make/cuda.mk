@@ -104,13 +104,12 @@ $(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
 	@mkdir -p $(@D)
 	$(CXX) $(CUDA_CXX_FLAGS) $(CUDA_INCLUDES) -isystem $(CUDA_HOME)/include -isystem $(CUDA_NCCL)/include -c $< -o $@
 
-# The CUDA and C++ runtimes are inside and hidden; cuBLAS is found beside the
-# library, where links to the toolkit's stand, or by the loader's path.
+# The CUDA and C++ runtimes are inside and hidden; cuBLAS is looked for beside the
+# library, where links to the toolkit's stand, and on the loader's path.
 $(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
 	$(CXX) -shared -o $@ $(CUDA_OBJECTS) -static-libstdc++ -static-libgcc -Wl,-z,defs \
 		-Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) \
-		-Wl,-rpath,'$$ORIGIN' $(CUDA_LIB)/libcudart_static.a $(CUDA_LIB)/libcublas.so.13 \
-		-Wl,-rpath-link,$(CUDA_LIB) -lpthread -ldl -lrt
+		$(CUDA_LIB)/libcudart_static.a -lpthread -ldl -lrt
 	ln -sf $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
 
 cuda-resources: $(CUDA_LIBRARY) ## Check registers and spills of every CUDA kernel.
@@ -157,7 +156,7 @@ $(CUDA_LOADER): kernels/tests/loader/loader.c kernels/include/findep/backend.h
 test-cuda-load: $(CUDA_LIBRARY) $(CUDA_LOADER) native
 	@hack/prerequisites.sh
 	valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect \
-		--suppressions=hack/cuda/valgrind.supp $(CUDA_LOADER) $(abspath $(CUDA_LIBRARY))
+		$(CUDA_LOADER) $(abspath $(CUDA_LIBRARY))
 	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) go test -count=1 -tags findep_native -run 'CUDA' ./runtime/backend/native ./cmd/findep
 
 test-cuda-build: ## Build the CUDA backend for all architectures and test what needs no GPU.

@@ -70,6 +70,7 @@ findep_status device_open(int32_t index, findep_device** device, findep_error* e
     snprintf(opened.name, sizeof(opened.name), "cuda:%d %.100s", index, properties.name);
     use(opened);
     require_kernel_image(opened);
+    blas();  // or fail
     *device = new findep_device;
     (*device)->index = index;
     (*device)->memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
@@ -163,7 +164,7 @@ void* buffer_data(findep_buffer* buffer) { return buffer == nullptr ? nullptr : 
 void* buffer_host(findep_buffer*) { return nullptr; }
 
 void release(findep_stream& s) {
-  if (s.blas != nullptr) cublasDestroy(s.blas);
+  if (s.blas != nullptr) blas().destroy(s.blas);
   if (s.workspace != nullptr) cudaFree(s.workspace);
   if (s.stream != nullptr) cudaStreamDestroy(s.stream);
 }
@@ -179,12 +180,12 @@ findep_status stream_create(findep_device* device, int32_t threads, findep_strea
     try {
       FINDEP_CUDA(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
       FINDEP_CUDA(cudaMalloc(&made->workspace, kBlasWorkspace));
-      FINDEP_BLAS(cublasCreate(&made->blas));
-      FINDEP_BLAS(cublasSetStream(made->blas, made->stream));
-      FINDEP_BLAS(cublasSetWorkspace(made->blas, made->workspace, kBlasWorkspace));
+      FINDEP_BLAS(blas().create(&made->blas));
+      FINDEP_BLAS(blas().set_stream(made->blas, made->stream));
+      FINDEP_BLAS(blas().set_workspace(made->blas, made->workspace, kBlasWorkspace));
       // Products in full F32: without this an environment variable could turn
       // them into TF32, with ten bits.
-      FINDEP_BLAS(cublasSetMathMode(made->blas, CUBLAS_PEDANTIC_MATH));
+      FINDEP_BLAS(blas().set_math_mode(made->blas, CUBLAS_PEDANTIC_MATH));
     } catch (...) {
       release(*made);
       delete made;

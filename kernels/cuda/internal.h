@@ -13,7 +13,6 @@
 #ifndef FINDEP_CUDA_INTERNAL_H
 #define FINDEP_CUDA_INTERNAL_H
 
-#include <cublas_v2.h>
 #include <cuda_runtime.h>
 
 #include <atomic>
@@ -24,6 +23,7 @@
 #include <string>
 
 #include "common/operations.h"
+#include "cuda/blas.h"
 #include "cuda/pool.h"
 
 struct findep_device {

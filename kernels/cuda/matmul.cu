@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kTileThreads) matmul_kernel(MatmulParams<T> m)
 void with_cublas(findep_stream& s, const Product& p, const HeadWeight& w) {
   const float one = 1, beta = p.accumulate ? 1 : 0;
   const bool rows_are_outputs = w.input_stride == 1 && w.output_stride == w.w.stride;
-  FINDEP_BLAS(cublasGemmStridedBatchedEx_64(
+  FINDEP_BLAS(blas().gemm_strided_batched(
       s.blas, rows_are_outputs ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, p.outputs, p.n, p.in, &one, w.w.data,
       CUDA_R_32F, w.w.stride, w.head_stride, p.x, CUDA_R_32F, p.x_stride, p.x_head_stride, &beta, p.out, CUDA_R_32F,
       p.out_stride, p.out_head_stride, p.heads, CUBLAS_COMPUTE_32F_PEDANTIC, CUBLAS_GEMM_DEFAULT));

@@ -54,7 +54,7 @@ void check_blas(cublasStatus_t status, const char* what, const char* file, int l
                                  ? FINDEP_UNSUPPORTED
                              : status == CUBLAS_STATUS_EXECUTION_FAILED ? FINDEP_DEVICE_LOST
                                                                         : FINDEP_INTERNAL;
-  fail(kind, file, line, "%.200s: %s", what, cublasGetStatusString(status));
+  fail(kind, file, line, "%.200s: %s", what, blas().status_string(status));
 }
 
 void use(const findep_device& device) { FINDEP_CUDA(cudaSetDevice(device.index)); }
