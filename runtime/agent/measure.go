@@ -144,43 +144,14 @@ func (m *warmUp) overlapped() []calibration {
 	}
 }
 
-// add measures one workload under one plan; what does not fit is left out. What
-// is to be cached is computed once: each repeat goes on where the one before
-// ended.
+// add measures one workload under one plan; what does not fit is left out.
 func (m *warmUp) add(ctx context.Context, w workload, p plan.Plan) error {
-	l := m.leader
-	if w.tokens == 0 || !l.fits(w) {
+	if w.tokens == 0 || !m.leader.fits(w) {
 		return nil
 	}
-	if w.cached > 0 {
-		if _, _, err := l.execute(m.epoch, m.step(w, sequential(w)), l.warmUpPieces(w.sequences, 0, w.cached, agentpb.LogitsMode_LOGITS_NONE), nil); err != nil {
-			return err
-		}
-	}
-	var repeats []point
-	for i := range measureRepeats + 1 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		start := w.cached
-		if w.cached > 0 {
-			start += i * w.tokens
-		}
-		measured, err := l.measurePoint(m.epoch, l.warmUpPieces(w.sequences, start, w.tokens, agentpb.LogitsMode_LOGITS_LAST), m.step(w, p))
-		if err != nil {
-			return fmt.Errorf("%d sequences of %d tokens, %s: %w", w.sequences, w.tokens, p, err)
-		}
-		if i > 0 {
-			repeats = append(repeats, measured)
-		}
-		if w.cached == 0 || i == measureRepeats {
-			if err := l.releaseWarmUp(m.epoch, w); err != nil {
-				return err
-			}
-		}
-		if measured.kind == (point{}).kind {
-			return errUntimed
-		}
+	repeats, err := m.repeat(ctx, w, p)
+	if err != nil {
+		return fmt.Errorf("%d sequences of %d tokens, %s: %w", w.sequences, w.tokens, p, err)
 	}
 	merged := medians(repeats)
 	m.points = append(m.points, merged)
@@ -189,6 +160,42 @@ func (m *warmUp) add(ctx context.Context, w workload, p plan.Plan) error {
 		m.tokenTime = time.Duration(merged.measured*float64(time.Millisecond)) / time.Duration(w.tokens)
 	}
 	return nil
+}
+
+// repeat runs a workload once to warm up and then measureRepeats times. What is
+// to be cached is computed once: each run goes on where the one before ended.
+func (m *warmUp) repeat(ctx context.Context, w workload, p plan.Plan) ([]point, error) {
+	l := m.leader
+	if w.cached > 0 {
+		cached := l.warmUpPieces(w.sequences, 0, w.cached, agentpb.LogitsMode_LOGITS_NONE)
+		if _, _, err := l.execute(m.epoch, m.step(w, sequential(w)), cached, nil); err != nil {
+			return nil, err
+		}
+	}
+	var points []point
+	for i := range measureRepeats + 1 {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		start := w.cached
+		if w.cached > 0 {
+			start += i * w.tokens
+		}
+		measured, err := l.measurePoint(m.epoch, l.warmUpPieces(w.sequences, start, w.tokens, agentpb.LogitsMode_LOGITS_LAST), m.step(w, p))
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, measured)
+		if w.cached == 0 || i == measureRepeats {
+			if err := l.releaseWarmUp(m.epoch, w); err != nil {
+				return nil, err
+			}
+		}
+		if measured.kind == (point{}).kind {
+			return nil, errUntimed
+		}
+	}
+	return points[1:], nil
 }
 
 // step is what a workload takes by what its tokens took so far, so that a slow

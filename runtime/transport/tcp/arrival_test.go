@@ -66,7 +66,8 @@ func TestAPeerThatStopsMidwayIsNoticed(t *testing.T) {
 	go func() { _ = out.Send(transport.Header{}, noise) }()
 	_ = a.Close()
 	select {
-	case <-done: // All of it may have been sent before the end.
+	case err := <-done: // All of it may have been sent before the end.
+		t.Logf("the receiver ended with %v", err)
 	case <-time.After(30 * time.Second):
 		t.Fatal("the receiver still waits")
 	}
