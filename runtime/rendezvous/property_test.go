@@ -441,9 +441,9 @@ func TestEpochsThatFailInARowAreSpaced(t *testing.T) {
 	if got := began(); got != 1 {
 		t.Fatalf("epoch %d", got)
 	}
-	for i, wait := range []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000} {
+	for i, wait := range []int{100, 200, 400, 800, 1600, 3200, 5000, 5000} {
 		s.leader.Abort(uint64(i+1), "test")
-		clock.now = clock.now.Add(wait*time.Millisecond - time.Millisecond)
+		clock.now = clock.now.Add(time.Duration(wait-1) * time.Millisecond)
 		s.leader.ranks[0].heard, s.leader.ranks[1].heard = clock.now, clock.now
 		if got := began(); got != 0 {
 			t.Fatalf("epoch %d began before %d ms had passed", got, wait)
