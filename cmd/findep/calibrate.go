@@ -112,15 +112,8 @@ func (o *calibrateOptions) validate() (func(*calibration, io.Writer, io.Writer) 
 	case o.pointMilliseconds < 1 || o.pointMilliseconds > 60_000:
 		return nil, fmt.Errorf("--point-milliseconds is %d; use 1 to 60000", o.pointMilliseconds)
 	}
-	if o.name != "" {
-		if problems := validation.IsDNS1123Subdomain(o.name); len(problems) > 0 {
-			return nil, fmt.Errorf("--name is %q: %s", o.name, strings.Join(problems, "; "))
-		}
-	}
-	for k, v := range o.selector {
-		if problems := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(problems) > 0 {
-			return nil, fmt.Errorf("--node-selector %s=%s: %s", k, v, strings.Join(problems, "; "))
-		}
+	if err := o.validateNames(); err != nil {
+		return nil, err
 	}
 	if err := (&calibrate.Options{Trials: o.trials, WarmUp: o.warmUp}).Validate(); err != nil {
 		return nil, fmt.Errorf("--%w", err)
@@ -137,6 +130,21 @@ func (o *calibrateOptions) validate() (func(*calibration, io.Writer, io.Writer) 
 		return func(c *calibration, out, _ io.Writer) error { return c.table(out) }, nil
 	}
 	return nil, fmt.Errorf("--output is %q; use yaml, json or table", o.output)
+}
+
+// validateNames checks what ends up in the metadata of an object.
+func (o *calibrateOptions) validateNames() error {
+	if o.name != "" {
+		if problems := validation.IsDNS1123Subdomain(o.name); len(problems) > 0 {
+			return fmt.Errorf("--name is %q: %s", o.name, strings.Join(problems, "; "))
+		}
+	}
+	for k, v := range o.selector {
+		if problems := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(problems) > 0 {
+			return fmt.Errorf("--node-selector %s=%s: %s", k, v, strings.Join(problems, "; "))
+		}
+	}
+	return nil
 }
 
 // modelShape reads the model whose layer is measured.

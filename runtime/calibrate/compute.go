@@ -295,7 +295,7 @@ type core struct {
 	args            backend.AttentionArgs
 	q, out          backend.Matrix
 	keys, values    backend.Matrix
-	tokens, perRow  int
+	tokens          int
 	blocksPerPieces int
 }
 

@@ -51,7 +51,7 @@ func parseTrace(t *testing.T, text string) []bar {
 		TraceEvents []struct {
 			Name, Ph string
 			Pid, Tid int
-			Ts, Dur  float64
+			TS, Dur  float64
 			Args     map[string]any
 		}
 	}
@@ -67,7 +67,7 @@ func parseTrace(t *testing.T, text string) []bar {
 		case "thread_name":
 			lanes[[2]int{e.Pid, e.Tid}] = e.Args["name"].(string)
 		default:
-			bars = append(bars, bar{processes[e.Pid], lanes[[2]int{e.Pid, e.Tid}], e.Ts, e.Ts + e.Dur, e.Args})
+			bars = append(bars, bar{processes[e.Pid], lanes[[2]int{e.Pid, e.Tid}], e.TS, e.TS + e.Dur, e.Args})
 		}
 	}
 	return bars
