@@ -190,7 +190,7 @@ func TestCalibrateRefusesBadFlags(t *testing.T) {
 		{[]string{"--model", tiny, "--output", "xml"}, `--output is "xml"`, exitUsage},
 		{[]string{"--model", tiny, "--point-milliseconds", "0"}, "--point-milliseconds is 0", exitUsage},
 		{[]string{"--model", tiny, "--backend", "reference", "--max-tokens", "1"}, "max-tokens is 1; need 16", exitUsage},
-		{[]string{"--model", tiny, "--backend", "tpu"}, `no backend "tpu" is linked in; there are: cpu, cuda`, exitFailure},
+		{[]string{"--model", tiny, "--backend", "tpu"}, `no backend "tpu" is linked in; there are: auto, cpu, cuda`, exitFailure},
 		{[]string{"--model", tiny, "--frobnicate"}, "--frobnicate", exitUsage},
 	} {
 		out, err := findep(t, append([]string{"calibrate"}, c.args...)...)
