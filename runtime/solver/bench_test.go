@@ -121,6 +121,30 @@ func exhaust(p *solver.Problem) float64 {
 	return best
 }
 
+// BenchmarkLargest answers the largest questions, explanations included: none
+// may take a second.
+func BenchmarkLargest(b *testing.B) {
+	for name, change := range wholeAnswers {
+		in := wholeAnswer(b, change)
+		b.Run(name, func(b *testing.B) {
+			m, err := solver.NewModel(in.Shape, in.Profiles, in.Options)
+			if err != nil {
+				b.Fatal(err)
+			}
+			var w solver.Solver
+			for b.Loop() {
+				r, err := w.SolveTotal(b.Context(), m, &in.Workload, 1024, plan.FinDEP)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := w.ExplainTotal(b.Context(), m, &in.Workload, &r.Best); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // The steady state must not allocate, or planning every step would feed the
 // garbage collector.
 func TestSteadyStateDoesNotAllocate(t *testing.T) {

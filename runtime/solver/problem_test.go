@@ -266,21 +266,30 @@ func TestSmallPiecesLeaveRoomForFewMicroBatches(t *testing.T) {
 	}
 }
 
+// wholeAnswers are the largest questions there are: how to split 1,024 GPUs.
+var wholeAnswers = map[string]func(*solver.Instance){
+	"plain":          func(*solver.Instance) {},
+	"half-duplex":    func(in *solver.Instance) { in.Options.HalfDuplex, in.Options.ExpertTileTokens = true, 128 },
+	"unequal chunks": func(in *solver.Instance) { in.Options.Limits = in.Options.Limits.WithChunks() },
+	"many chunks": func(in *solver.Instance) {
+		in.Options.Limits.MaxChunks, in.Options.Limits.UnequalChunks = plan.MaxChunks, true
+	},
+	"decode of a lot": func(in *solver.Instance) { in.Workload = solver.Workload{Phase: solver.Decode, ContextTokens: 64} },
+}
+
+func wholeAnswer(t testing.TB, change func(*solver.Instance)) *solver.Instance {
+	t.Helper()
+	in := instance(t, v2, "b200", solver.Workload{Phase: solver.Prefill, SequenceTokens: 8192})
+	in.Options.Limits.MaxSegments = plan.MaxR2
+	change(in)
+	return in
+}
+
 // A free split shares one allowance among its splits, and an explanation has
 // allowances of its own, so that a whole answer stays within a second.
 func TestTheWorkOfAWholeAnswerIsBounded(t *testing.T) {
-	for name, change := range map[string]func(*solver.Instance){
-		"plain":          func(*solver.Instance) {},
-		"half-duplex":    func(in *solver.Instance) { in.Options.HalfDuplex, in.Options.ExpertTileTokens = true, 128 },
-		"unequal chunks": func(in *solver.Instance) { in.Options.Limits = in.Options.Limits.WithChunks() },
-		"many chunks": func(in *solver.Instance) {
-			in.Options.Limits.MaxChunks, in.Options.Limits.UnequalChunks = plan.MaxChunks, true
-		},
-		"decode of a lot": func(in *solver.Instance) { in.Workload = solver.Workload{Phase: solver.Decode, ContextTokens: 64} },
-	} {
-		in := instance(t, v2, "b200", solver.Workload{Phase: solver.Prefill, SequenceTokens: 8192})
-		in.Options.Limits.MaxSegments = plan.MaxR2
-		change(in)
+	for name, change := range wholeAnswers {
+		in := wholeAnswer(t, change)
 		m, err := solver.NewModel(in.Shape, in.Profiles, in.Options)
 		if err != nil {
 			t.Fatal(err)
