@@ -4,7 +4,6 @@ package moedeployment
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"time"
 
@@ -167,9 +166,8 @@ func (s *scope) existingDecision(revision string) *resolve.Decision {
 		if c == nil || c.Labels[v1alpha1.LabelRevision] != revision {
 			continue
 		}
-		var d resolve.Decision
-		if json.Unmarshal([]byte(c.Annotations[v1alpha1.AnnotationDecision]), &d) == nil && d.Attention > 0 && d.Expert > 0 {
-			return &d
+		if d := resolve.StoredDecision(c.Annotations); d != nil {
+			return d
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@
 package resolve
 
 import (
+	"encoding/json"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
@@ -66,6 +68,16 @@ type Decision struct {
 	Gang bool `json:"gang,omitempty"`
 	// Placement is the rest of what is asked of the places of pods.
 	Placement
+}
+
+// StoredDecision reads a decision from the annotations of an instance's
+// ConfigMap; nil if there is none that makes sense.
+func StoredDecision(annotations map[string]string) *Decision {
+	var d Decision
+	if json.Unmarshal([]byte(annotations[v1alpha1.AnnotationDecision]), &d) != nil || d.Attention < 1 || d.Expert < 1 {
+		return nil
+	}
+	return &d
 }
 
 // Finding is the answer to one question, in the form of a condition.

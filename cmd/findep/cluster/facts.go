@@ -4,13 +4,11 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,14 +30,15 @@ func offlineFacts(m *manifest, d *v1alpha1.MoEDeployment, products []string) res
 	}
 	if from := d.Spec.Model.ConfigFrom; from != nil {
 		c := m.config(d.Namespace, from.Name)
-		facts.Config = configFile(from, c, "the file holds no ConfigMap of the name %q; add it, or use --server to read it from the cluster.")
+		facts.Config = configFile(from, c)
 	}
 	return facts
 }
 
-func configFile(from *v1alpha1.ModelConfigSource, c *corev1.ConfigMap, missing string) *resolve.ConfigFile {
+func configFile(from *v1alpha1.ModelConfigSource, c *corev1.ConfigMap) *resolve.ConfigFile {
 	if c == nil {
-		return &resolve.ConfigFile{Problem: fmt.Sprintf(missing, from.Name)}
+		return &resolve.ConfigFile{Problem: fmt.Sprintf(
+			"the file holds no ConfigMap of the name %q; add it, or use --server to read it from the cluster.", from.Name)}
 	}
 	key := resolve.ConfigKey(from)
 	data, found := c.Data[key]
@@ -49,28 +48,28 @@ func configFile(from *v1alpha1.ModelConfigSource, c *corev1.ConfigMap, missing s
 	return &resolve.ConfigFile{Data: data}
 }
 
-// serverFacts adds what the cluster knows; objects of the file take precedence,
-// because they are what would be applied. The notes say what could not be read.
+// serverFacts adds what the cluster knows, read as the operator reads it; objects
+// of the file take precedence, because they are what would be applied. The notes
+// say what could not be read.
 func serverFacts(ctx context.Context, c client.Client, ask discovery.ServerResourcesInterface, m *manifest, d *v1alpha1.MoEDeployment) (resolve.Facts, []string, error) {
 	facts := offlineFacts(m, d, nil)
-	var notes []string
+	reader := moedeployment.FactReader{Cached: c, Direct: c, ClusterReads: true}
 	if from := d.Spec.Model.ConfigFrom; from != nil && m.config(d.Namespace, from.Name) == nil {
-		var config corev1.ConfigMap
-		err := c.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: from.Name}, &config)
-		if err != nil && !apierrors.IsNotFound(err) {
-			return facts, nil, fmt.Errorf("read ConfigMap %s: %w", from.Name, err)
+		var err error
+		if facts.Config, err = reader.Config(ctx, d); err != nil {
+			return facts, nil, err
 		}
-		found := &config
-		if err != nil {
-			found = nil
-		}
-		facts.Config = configFile(from, found, "neither the file nor the cluster has a ConfigMap of the name %q.")
 	}
-	note, err := clusterProfiles(ctx, c, &facts)
-	if err != nil {
-		return facts, nil, err
+	var notes []string
+	switch err := reader.Cluster(ctx, &facts); {
+	case apierrors.IsForbidden(err):
+		notes = append(notes, fmt.Sprintf("The operator may read what you may not, and could take another GPU profile: %v.", err))
+	case err != nil:
+		return facts, nil, fmt.Errorf("read GPUProfiles and nodes: %w", err)
 	}
-	notes = append(notes, note...)
+	for _, p := range m.profiles {
+		facts.Profiles = append(slices.DeleteFunc(facts.Profiles, func(o v1alpha1.GPUProfile) bool { return o.Name == p.Name }), p)
+	}
 	served, err := (&moedeployment.DiscoveryDetector{Discovery: ask, Clock: clock.RealClock{}}).Served()
 	if err != nil {
 		return facts, nil, err
@@ -78,38 +77,6 @@ func serverFacts(ctx context.Context, c client.Client, ask discovery.ServerResou
 	facts.GangServed, facts.Backends = served.PodGroup, served.Backends
 	facts.Existing, err = existingDecision(ctx, c, d, resolve.Revision(d, facts.Config))
 	return facts, notes, err
-}
-
-// clusterProfiles reads GPUProfiles and node labels, which not every user may.
-func clusterProfiles(ctx context.Context, c client.Client, facts *resolve.Facts) (notes []string, err error) {
-	var profiles v1alpha1.GPUProfileList
-	var nodes metav1.PartialObjectMetadataList
-	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
-	for _, read := range []struct {
-		what string
-		list client.ObjectList
-	}{{"GPUProfiles", &profiles}, {"nodes", &nodes}} {
-		err := c.List(ctx, read.list)
-		switch {
-		case apierrors.IsForbidden(err):
-			notes = append(notes, fmt.Sprintf("You may not list %s; the operator may, and could take another GPU profile.", read.what))
-		case err != nil:
-			return nil, fmt.Errorf("list %s: %w", read.what, err)
-		}
-	}
-	known := map[string]bool{}
-	for _, p := range facts.Profiles {
-		known[p.Name] = true
-	}
-	for _, p := range profiles.Items {
-		if !known[p.Name] {
-			facts.Profiles = append(facts.Profiles, p)
-		}
-	}
-	for _, n := range nodes.Items {
-		facts.NodeLabels = append(facts.NodeLabels, n.Labels)
-	}
-	return notes, nil
 }
 
 // existingDecision is what running instances of the same revision were made from.
@@ -121,9 +88,8 @@ func existingDecision(ctx context.Context, c client.Client, d *v1alpha1.MoEDeplo
 		return nil, fmt.Errorf("list ConfigMaps: %w", err)
 	}
 	for _, config := range configs.Items {
-		var decision resolve.Decision
-		if json.Unmarshal([]byte(config.Annotations[v1alpha1.AnnotationDecision]), &decision) == nil && decision.Attention > 0 {
-			return &decision, nil
+		if decision := resolve.StoredDecision(config.Annotations); decision != nil {
+			return decision, nil
 		}
 	}
 	return nil, nil
