@@ -14,7 +14,7 @@ import (
 
 // What makes the planner doubt its stage model, and what it then learns from.
 const (
-	// tolerated is the relative error of a predicted makespan that is let pass.
+	// tolerated is the relative error of a modelled makespan that is let pass.
 	tolerated = 0.15
 	// doubtful is the number of steps of one phase in a row whose error is
 	// larger, after which the stages are fitted again.
@@ -29,17 +29,39 @@ type learner struct {
 	base   []point
 	recent []point
 	off    map[phase]int
+	paces  map[class][]float64
 	refits uint64
 }
 
-func newLearner() learner { return learner{off: map[phase]int{}} }
+func newLearner() learner { return learner{off: map[phase]int{}, paces: map[class][]float64{}} }
+
+// pacing is the number of recent steps of one class whose pace is followed.
+const pacing = 15
+
+// pace is what the class's recent steps took relative to the stage models: the
+// median, so that a single disturbed step says nothing. A machine whose cores
+// or links change speed, or a warm-up that was disturbed, shifts every step
+// alike; that is followed from step to step, while a new fit waits until
+// errors have lasted. It starts as if one step had been predicted right.
+func (l *learner) pace(c class) float64 {
+	return min(max(median(append([]float64{1}, l.paces[c]...)), 1/mostFriction), mostFriction)
+}
+
+// follow takes in the ratio of a step to its model.
+func (l *learner) follow(c class, ratio float64) {
+	recent := l.paces[c]
+	if len(recent) == pacing {
+		recent = recent[1:]
+	}
+	l.paces[c] = append(recent, ratio)
+}
 
 // learn takes in an executed step, and fits the stages again once predictions
 // have been wrong for long enough. It reports whether it did.
 func (p *planner) learn(shape batchShape, c choice, in *plan.Instance, outcomes []*agentpb.RankOutcome, elapsed time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stages == nil || c.predicted <= 0 {
+	if p.stages == nil || c.modelled <= 0 {
 		return false
 	}
 	l := &p.learner
@@ -48,7 +70,8 @@ func (p *planner) learn(shape batchShape, c choice, in *plan.Instance, outcomes 
 	}
 	step := newPoint(shape, c.plan, in.AttentionRanks, outcomes, elapsed)
 	l.recent = append(l.recent, step)
-	if math.Abs(step.measured-c.predicted) <= tolerated*step.measured {
+	l.follow(classOf(shape, c.plan), step.measured/c.modelled)
+	if math.Abs(step.measured-c.modelled) <= tolerated*step.measured {
 		l.off[shape.phase()] = 0
 		return false
 	}
@@ -57,6 +80,7 @@ func (p *planner) learn(shape batchShape, c choice, in *plan.Instance, outcomes 
 		return false
 	}
 	clear(l.off)
+	clear(l.paces)
 	l.refits++
 	p.metrics.refits.Inc()
 	p.fit(in)

@@ -101,6 +101,29 @@ func TestPredictionsFollowAMachineThatChanges(t *testing.T) {
 	}
 }
 
+// TestPaceIsFollowed: a machine that becomes a tenth slower is within what a new
+// fit tolerates, and predicted right after two steps all the same; one step that
+// took far too long changes nothing.
+func TestPaceIsFollowed(t *testing.T) {
+	w := newWorld(t)
+	shape := prompts(4, 128)
+	w.step(shape, 0)
+	c := w.planner.choose(shape, w.in)
+	slow := time.Duration(1.1 * c.modelled * float64(time.Millisecond))
+	for _, took := range []time.Duration{slow, slow, slow, 20 * slow} {
+		c = w.planner.choose(shape, w.in)
+		w.planner.learn(shape, c, w.in, w.machine.outcomes(shape, c.plan), took)
+	}
+	c = w.planner.choose(shape, w.in)
+	if off := c.predicted/(1.1*c.modelled) - 1; math.Abs(off) > 0.01 || w.planner.learner.refits != 0 {
+		t.Errorf("the prediction is off by %.1f %%, %d refits", 100*off, w.planner.learner.refits)
+	}
+	other := w.planner.evaluate(shape, sequential(workload{sequences: 4}), w.in)
+	if other.predicted != other.modelled {
+		t.Errorf("steps without overlap are predicted %.2f times the model, though none was run", other.predicted/other.modelled)
+	}
+}
+
 // TestOutliersDoNotMislead: one step in ten takes ten times as long.
 func TestOutliersDoNotMislead(t *testing.T) {
 	w := newWorld(t)

@@ -19,6 +19,8 @@ const maxMemo = 4096
 type choice struct {
 	plan      plan.Plan
 	predicted float64
+	// modelled is the prediction before the pace of recent steps was applied.
+	modelled float64
 	// exposed is the part of it that would be saved if transfers took no time.
 	exposed float64
 }
@@ -101,10 +103,12 @@ func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
 // evaluate predicts what a plan does on the measured stages.
 func (p *planner) evaluate(shape batchShape, chosen plan.Plan, in *plan.Instance) choice {
 	c := choice{plan: chosen}
-	s := p.stages[classOf(shape, chosen)]
+	at := classOf(shape, chosen)
+	s, pace := p.stages[at], p.learner.pace(at)
 	if r, err := solver.Predict(s.problem(shape, p.model, in), chosen); err == nil {
-		c.predicted = s.resistance()*r.MakespanMilliseconds + s.overhead
-		c.exposed = s.resistance() * r.ExposedCommunicationMilliseconds
+		c.modelled = s.resistance()*r.MakespanMilliseconds + s.overhead
+		c.predicted = pace * c.modelled
+		c.exposed = pace * s.resistance() * r.ExposedCommunicationMilliseconds
 	}
 	return c
 }
