@@ -39,6 +39,35 @@ type RankState struct {
 	Joined bool   `json:"joined"`
 	// Message says what is wrong while the rank is not joined.
 	Message string `json:"message,omitempty"`
+	// Device says how the rank's device does; nil where nothing watches one, as
+	// on the CPU backend, and until the first heartbeat.
+	Device *DeviceHealth `json:"device,omitempty"`
+}
+
+// DeviceState is how a device does.
+type DeviceState string
+
+// The states of a device.
+const (
+	// DeviceHealthy has no sign of trouble.
+	DeviceHealthy DeviceState = "Healthy"
+	// DeviceDegraded computes correctly, and slower than it should or with
+	// spare parts used up. Serving goes on.
+	DeviceDegraded DeviceState = "Degraded"
+	// DeviceFailed cannot be trusted or reached; the rank needs another device.
+	DeviceFailed DeviceState = "Failed"
+)
+
+// DeviceHealth is a rank's report about its device.
+type DeviceHealth struct {
+	State DeviceState `json:"state"`
+	// Reason is one word in CamelCase, see package devices; Message is for
+	// people. Both are empty while the device is healthy.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// UUID and Product identify the device.
+	UUID    string `json:"uuid,omitempty"`
+	Product string `json:"product,omitempty"`
 }
 
 // PhaseObservation compares prediction and measurement for one phase.

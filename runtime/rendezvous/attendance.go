@@ -377,7 +377,8 @@ func (a *attendance) beat(ctx context.Context, interval time.Duration) {
 		if ctx.Err() != nil {
 			return
 		}
-		if a.send(&pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: &pb.Heartbeat{Sequence: sequence}}}) != nil {
+		heartbeat := &pb.Heartbeat{Sequence: sequence, Device: a.m.device()}
+		if a.send(&pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: heartbeat}}) != nil {
 			return
 		}
 		select {

@@ -293,7 +293,7 @@ func (c *Coordinator) Snapshot() plan.Observation {
 			Joined: s != nil, Message: c.notes[rank],
 		}
 		if s != nil {
-			state.Host = s.hello.GetHost()
+			state.Host, state.Device = s.hello.GetHost(), s.device
 			if c.phase == Connecting && !s.ready {
 				state.Message = "is connecting to its peers"
 			}

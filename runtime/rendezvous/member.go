@@ -54,6 +54,9 @@ type MemberConfig struct {
 	// noticed; an error ends the epoch, and keeps this rank out until there is
 	// none.
 	Alive func() error
+	// Device, if set, says how this rank's device does; nil if nothing is known.
+	// Heartbeats carry the answer, so it must not wait for anything.
+	Device func() *plan.DeviceHealth
 
 	// BackoffMin and BackoffMax bound the wait between two attempts to join;
 	// zero means 100 ms and 1 s. Random, in [0, 1), spreads the attempts; nil

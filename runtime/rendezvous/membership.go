@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/findep/findep-operator/runtime/plan"
 	pb "github.com/findep/findep-operator/runtime/rendezvous/rendezvouspb"
 )
 
@@ -41,6 +42,8 @@ type session struct {
 	hello *pb.Hello
 	// heard is when the rank last sent anything.
 	heard time.Time
+	// device is what the last heartbeat said of the rank's device, nil if nothing.
+	device *plan.DeviceHealth
 	// ready and inFlight belong to the current epoch.
 	ready    bool
 	inFlight int
@@ -345,6 +348,7 @@ func (c *Coordinator) receive(s *session, m *pb.MemberMessage) error {
 	s.heard = c.cfg.Clock.Now()
 	switch k := m.GetKind().(type) {
 	case *pb.MemberMessage_Heartbeat:
+		s.device = deviceFromProto(k.Heartbeat.GetDevice())
 		c.acknowledge(s, k.Heartbeat.GetSequence())
 	case *pb.MemberMessage_Ready:
 		if c.current(s, k.Ready.GetEpoch(), Connecting) {

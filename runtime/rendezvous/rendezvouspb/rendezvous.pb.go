@@ -532,8 +532,10 @@ func (x *Ready) GetEpoch() uint64 {
 
 // Heartbeat says that the rank is alive.
 type Heartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// How the rank's device does; absent where nothing watches one.
+	Device        *DeviceHealth `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -575,6 +577,93 @@ func (x *Heartbeat) GetSequence() uint64 {
 	return 0
 }
 
+func (x *Heartbeat) GetDevice() *DeviceHealth {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+// DeviceHealth says how the device of a rank does.
+type DeviceHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Healthy, Degraded or Failed.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// One CamelCase word, and for people a sentence; empty while healthy.
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// Which device it is.
+	Uuid          string `protobuf:"bytes,4,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Product       string `protobuf:"bytes,5,opt,name=product,proto3" json:"product,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceHealth) Reset() {
+	*x = DeviceHealth{}
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceHealth) ProtoMessage() {}
+
+func (x *DeviceHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceHealth.ProtoReflect.Descriptor instead.
+func (*DeviceHealth) Descriptor() ([]byte, []int) {
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DeviceHealth) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DeviceHealth) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeviceHealth) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *DeviceHealth) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *DeviceHealth) GetProduct() string {
+	if x != nil {
+		return x.Product
+	}
+	return ""
+}
+
 // HeartbeatAck answers a heartbeat with the leader's view of membership.
 type HeartbeatAck struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -590,7 +679,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[6]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +691,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[6]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +704,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{6}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeartbeatAck) GetSequence() uint64 {
@@ -661,7 +750,7 @@ type World struct {
 
 func (x *World) Reset() {
 	*x = World{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[7]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +762,7 @@ func (x *World) String() string {
 func (*World) ProtoMessage() {}
 
 func (x *World) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[7]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +775,7 @@ func (x *World) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use World.ProtoReflect.Descriptor instead.
 func (*World) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{7}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *World) GetEpoch() uint64 {
@@ -723,7 +812,7 @@ type WorldMember struct {
 
 func (x *WorldMember) Reset() {
 	*x = WorldMember{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[8]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +824,7 @@ func (x *WorldMember) String() string {
 func (*WorldMember) ProtoMessage() {}
 
 func (x *WorldMember) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[8]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +837,7 @@ func (x *WorldMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorldMember.ProtoReflect.Descriptor instead.
 func (*WorldMember) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{8}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WorldMember) GetRank() uint32 {
@@ -796,7 +885,7 @@ type Formed struct {
 
 func (x *Formed) Reset() {
 	*x = Formed{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[9]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +897,7 @@ func (x *Formed) String() string {
 func (*Formed) ProtoMessage() {}
 
 func (x *Formed) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[9]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +910,7 @@ func (x *Formed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Formed.ProtoReflect.Descriptor instead.
 func (*Formed) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{9}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Formed) GetEpoch() uint64 {
@@ -842,7 +931,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[10]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +943,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[10]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +956,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{10}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -895,7 +984,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[11]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +996,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[11]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1009,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{11}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StepResult) GetEpoch() uint64 {
@@ -948,7 +1037,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[12]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1049,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[12]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1062,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{12}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Failure) GetEpoch() uint64 {
@@ -1001,7 +1090,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[13]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1102,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[13]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1115,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{13}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Abort) GetEpoch() uint64 {
@@ -1056,7 +1145,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[14]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1157,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[14]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1170,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{14}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1106,7 +1195,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[15]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1207,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[15]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1220,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{15}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{16}
 }
 
 type ObserveResponse struct {
@@ -1144,7 +1233,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[16]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1245,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[16]
+	mi := &file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1258,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{16}
+	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ObserveResponse) GetObservation() []byte {
@@ -1216,9 +1305,16 @@ const file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc = "" +
 	"\x1fheartbeat_interval_milliseconds\x18\x01 \x01(\rR\x1dheartbeatIntervalMilliseconds\x12D\n" +
 	"\x1eheartbeat_timeout_milliseconds\x18\x02 \x01(\rR\x1cheartbeatTimeoutMilliseconds\"\x1d\n" +
 	"\x05Ready\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"'\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"c\n" +
 	"\tHeartbeat\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"t\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12:\n" +
+	"\x06device\x18\x02 \x01(\v2\".findep.rendezvous.v1.DeviceHealthR\x06device\"\x84\x01\n" +
+	"\fDeviceHealth\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04uuid\x18\x04 \x01(\tR\x04uuid\x12\x18\n" +
+	"\aproduct\x18\x05 \x01(\tR\aproduct\"t\n" +
 	"\fHeartbeatAck\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1272,7 +1368,7 @@ func file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescGZIP() []byte 
 	return file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDescData
 }
 
-var file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_runtime_rendezvous_rendezvouspb_rendezvous_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_runtime_rendezvous_rendezvouspb_rendezvous_proto_goTypes = []any{
 	(*MemberMessage)(nil),   // 0: findep.rendezvous.v1.MemberMessage
 	(*LeaderMessage)(nil),   // 1: findep.rendezvous.v1.LeaderMessage
@@ -1280,40 +1376,42 @@ var file_runtime_rendezvous_rendezvouspb_rendezvous_proto_goTypes = []any{
 	(*Welcome)(nil),         // 3: findep.rendezvous.v1.Welcome
 	(*Ready)(nil),           // 4: findep.rendezvous.v1.Ready
 	(*Heartbeat)(nil),       // 5: findep.rendezvous.v1.Heartbeat
-	(*HeartbeatAck)(nil),    // 6: findep.rendezvous.v1.HeartbeatAck
-	(*World)(nil),           // 7: findep.rendezvous.v1.World
-	(*WorldMember)(nil),     // 8: findep.rendezvous.v1.WorldMember
-	(*Formed)(nil),          // 9: findep.rendezvous.v1.Formed
-	(*Step)(nil),            // 10: findep.rendezvous.v1.Step
-	(*StepResult)(nil),      // 11: findep.rendezvous.v1.StepResult
-	(*Failure)(nil),         // 12: findep.rendezvous.v1.Failure
-	(*Abort)(nil),           // 13: findep.rendezvous.v1.Abort
-	(*Refusal)(nil),         // 14: findep.rendezvous.v1.Refusal
-	(*ObserveRequest)(nil),  // 15: findep.rendezvous.v1.ObserveRequest
-	(*ObserveResponse)(nil), // 16: findep.rendezvous.v1.ObserveResponse
+	(*DeviceHealth)(nil),    // 6: findep.rendezvous.v1.DeviceHealth
+	(*HeartbeatAck)(nil),    // 7: findep.rendezvous.v1.HeartbeatAck
+	(*World)(nil),           // 8: findep.rendezvous.v1.World
+	(*WorldMember)(nil),     // 9: findep.rendezvous.v1.WorldMember
+	(*Formed)(nil),          // 10: findep.rendezvous.v1.Formed
+	(*Step)(nil),            // 11: findep.rendezvous.v1.Step
+	(*StepResult)(nil),      // 12: findep.rendezvous.v1.StepResult
+	(*Failure)(nil),         // 13: findep.rendezvous.v1.Failure
+	(*Abort)(nil),           // 14: findep.rendezvous.v1.Abort
+	(*Refusal)(nil),         // 15: findep.rendezvous.v1.Refusal
+	(*ObserveRequest)(nil),  // 16: findep.rendezvous.v1.ObserveRequest
+	(*ObserveResponse)(nil), // 17: findep.rendezvous.v1.ObserveResponse
 }
 var file_runtime_rendezvous_rendezvouspb_rendezvous_proto_depIdxs = []int32{
 	2,  // 0: findep.rendezvous.v1.MemberMessage.hello:type_name -> findep.rendezvous.v1.Hello
 	4,  // 1: findep.rendezvous.v1.MemberMessage.ready:type_name -> findep.rendezvous.v1.Ready
 	5,  // 2: findep.rendezvous.v1.MemberMessage.heartbeat:type_name -> findep.rendezvous.v1.Heartbeat
-	11, // 3: findep.rendezvous.v1.MemberMessage.result:type_name -> findep.rendezvous.v1.StepResult
-	12, // 4: findep.rendezvous.v1.MemberMessage.failure:type_name -> findep.rendezvous.v1.Failure
+	12, // 3: findep.rendezvous.v1.MemberMessage.result:type_name -> findep.rendezvous.v1.StepResult
+	13, // 4: findep.rendezvous.v1.MemberMessage.failure:type_name -> findep.rendezvous.v1.Failure
 	3,  // 5: findep.rendezvous.v1.LeaderMessage.welcome:type_name -> findep.rendezvous.v1.Welcome
-	7,  // 6: findep.rendezvous.v1.LeaderMessage.world:type_name -> findep.rendezvous.v1.World
-	9,  // 7: findep.rendezvous.v1.LeaderMessage.formed:type_name -> findep.rendezvous.v1.Formed
-	6,  // 8: findep.rendezvous.v1.LeaderMessage.heartbeat_ack:type_name -> findep.rendezvous.v1.HeartbeatAck
-	10, // 9: findep.rendezvous.v1.LeaderMessage.step:type_name -> findep.rendezvous.v1.Step
-	13, // 10: findep.rendezvous.v1.LeaderMessage.abort:type_name -> findep.rendezvous.v1.Abort
-	8,  // 11: findep.rendezvous.v1.World.members:type_name -> findep.rendezvous.v1.WorldMember
-	0,  // 12: findep.rendezvous.v1.Rendezvous.Session:input_type -> findep.rendezvous.v1.MemberMessage
-	15, // 13: findep.rendezvous.v1.Rendezvous.Observe:input_type -> findep.rendezvous.v1.ObserveRequest
-	1,  // 14: findep.rendezvous.v1.Rendezvous.Session:output_type -> findep.rendezvous.v1.LeaderMessage
-	16, // 15: findep.rendezvous.v1.Rendezvous.Observe:output_type -> findep.rendezvous.v1.ObserveResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 6: findep.rendezvous.v1.LeaderMessage.world:type_name -> findep.rendezvous.v1.World
+	10, // 7: findep.rendezvous.v1.LeaderMessage.formed:type_name -> findep.rendezvous.v1.Formed
+	7,  // 8: findep.rendezvous.v1.LeaderMessage.heartbeat_ack:type_name -> findep.rendezvous.v1.HeartbeatAck
+	11, // 9: findep.rendezvous.v1.LeaderMessage.step:type_name -> findep.rendezvous.v1.Step
+	14, // 10: findep.rendezvous.v1.LeaderMessage.abort:type_name -> findep.rendezvous.v1.Abort
+	6,  // 11: findep.rendezvous.v1.Heartbeat.device:type_name -> findep.rendezvous.v1.DeviceHealth
+	9,  // 12: findep.rendezvous.v1.World.members:type_name -> findep.rendezvous.v1.WorldMember
+	0,  // 13: findep.rendezvous.v1.Rendezvous.Session:input_type -> findep.rendezvous.v1.MemberMessage
+	16, // 14: findep.rendezvous.v1.Rendezvous.Observe:input_type -> findep.rendezvous.v1.ObserveRequest
+	1,  // 15: findep.rendezvous.v1.Rendezvous.Session:output_type -> findep.rendezvous.v1.LeaderMessage
+	17, // 16: findep.rendezvous.v1.Rendezvous.Observe:output_type -> findep.rendezvous.v1.ObserveResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_runtime_rendezvous_rendezvouspb_rendezvous_proto_init() }
@@ -1342,7 +1440,7 @@ func file_runtime_rendezvous_rendezvouspb_rendezvous_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc), len(file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
