@@ -42,6 +42,12 @@ const (
 	// ReasonTooManyExpertGPUs surfaces when gpus.expert exceeds the number of
 	// routed experts, so that a GPU would hold none.
 	ReasonTooManyExpertGPUs = "TooManyExpertGPUs"
+	// ReasonRatioNotSupported surfaces when the engine cannot wire so many
+	// attention and expert GPUs; the message says the rule and the remedy.
+	ReasonRatioNotSupported = "RatioNotSupported"
+	// ReasonEngineSettingsInvalid surfaces when spec.vllm holds what the operator
+	// sets itself, or ports that collide.
+	ReasonEngineSettingsInvalid = "EngineSettingsInvalid"
 	// ReasonProfileNotFound surfaces when groups.*.profileRef names neither a
 	// GPUProfile nor a preset.
 	ReasonProfileNotFound = "ProfileNotFound"
@@ -93,6 +99,10 @@ const (
 	ReasonRanksMissing = "RanksMissing"
 	// ReasonLeaderNotRunning surfaces when the leader's pod does not run yet.
 	ReasonLeaderNotRunning = "LeaderNotRunning"
+	// ReasonEngineFormsItself surfaces (on several conditions) when the engine is
+	// not FinDEP's own, so that the operator cannot look inside; the message says
+	// where to look.
+	ReasonEngineFormsItself = "EngineFormsItself"
 	// ReasonLeaderUnreachable surfaces (Unknown) when the operator cannot read a
 	// leader that runs.
 	ReasonLeaderUnreachable = "LeaderUnreachable"

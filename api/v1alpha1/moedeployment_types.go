@@ -14,7 +14,22 @@ import (
 const MaxNameLength = 45
 
 // MoEDeploymentSpec is what the user wants.
+// +kubebuilder:validation:XValidation:rule="(has(self.engine) ? self.engine : 'FinDEP') == (has(oldSelf.engine) ? oldSelf.engine : 'FinDEP')",message="spec.engine cannot be changed: what clients, metrics and status mean depends on it; make a second MoEDeployment and move the traffic"
+// +kubebuilder:validation:XValidation:rule="has(self.vllm) == (has(self.engine) && self.engine == 'VLLMAFD')",message="spec.vllm belongs to spec.engine VLLMAFD: give both or neither"
+// +kubebuilder:validation:XValidation:rule="!has(self.vllm) || !has(self.recovery) || !has(self.recovery.policy) || self.recovery.policy != 'InPlace'",message="recovery.policy InPlace needs FinDEP's own runtime: the ranks of vLLM cannot form again without a restart; use RecreateInstance (the default of this engine) or None"
+// +kubebuilder:validation:XValidation:rule="!has(self.vllm) || !has(self.gpus.attention) || !has(self.gpus.expert) || (has(self.vllm.ratioRule) && self.vllm.ratioRule == 'Any') || self.gpus.attention >= self.gpus.expert",message="the plugin of spec.vllm.pluginVersion needs at least as many attention as expert GPUs: raise gpus.attention, lower gpus.expert, or give gpus.total and let the operator choose"
+// +kubebuilder:validation:XValidation:rule="!has(self.vllm) || !has(self.gpus.attention) || !has(self.gpus.expert) || self.gpus.expert == 1 || (has(self.vllm.ratioRule) ? self.vllm.ratioRule != 'Divisible' : int(self.vllm.pluginVersion.split('.')[0]) > 0 || int(self.vllm.pluginVersion.split('.')[1].find('^[0-9]+')) >= 30)",message="plugins before 0.30 make every ffn rank listen at the address of the first, which ranks in pods of their own cannot: set gpus.expert to 1, or use an image with plugin 0.30 or later and say so in spec.vllm.pluginVersion"
 type MoEDeploymentSpec struct {
+	// engine is what runs in the pods: FinDEP (default), this project's own
+	// runtime and server, or VLLMAFD, vLLM with its plugin for attention-FFN
+	// disaggregation. It cannot be changed.
+	// +optional
+	Engine Engine `json:"engine,omitempty"`
+
+	// vllm is the configuration of the engine VLLMAFD.
+	// +optional
+	VLLM *VLLMSpec `json:"vllm,omitempty"`
+
 	// model is the Mixture-of-Experts model to serve. Changing it recreates
 	// the instances one after the other.
 	// +required

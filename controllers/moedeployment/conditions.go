@@ -135,6 +135,9 @@ func (s *scope) rendezvous(views []instanceView) verdict {
 	if len(views) == 0 {
 		return unknown(v1alpha1.ReasonNoInstances, "spec.replicas is 0.")
 	}
+	if s.vllm() {
+		return s.vllmRendezvous(views)
+	}
 	for _, v := range views {
 		switch o := v.observation; {
 		case v.reason == v1alpha1.ReasonInfeasible:
@@ -292,6 +295,9 @@ func (s *scope) held(views []instanceView) string {
 }
 
 func (s *scope) predictionAccurate() verdict {
+	if s.vllm() {
+		return s.vllmMeasures("Steps are not predicted")
+	}
 	compared := false
 	for _, i := range s.instances {
 		o := i.observation
@@ -323,6 +329,9 @@ func (s *scope) sloAttained() verdict {
 	slo := s.deployment.Spec.SLO
 	if slo.TimeToFirstTokenMilliseconds == 0 && slo.TimePerOutputTokenMilliseconds == 0 {
 		return unknown(v1alpha1.ReasonNoObjective, "spec.slo sets no objective.")
+	}
+	if s.vllm() {
+		return s.vllmMeasures("Latencies are not read by the operator")
 	}
 	measured := false
 	for _, i := range s.instances {

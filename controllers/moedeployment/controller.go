@@ -115,6 +115,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"certificates", r.reconcileCertificates},
 		{"services", r.reconcileServices},
 		{"protection", r.reconcileProtection},
+		{"engine", r.reconcileEngine},
 		{"instances", r.reconcileInstances},
 		{"observe", r.observe},
 		{"nudge", r.nudge},

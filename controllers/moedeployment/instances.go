@@ -108,7 +108,9 @@ func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*r
 	if err != nil {
 		return nil, err
 	}
-	in.ConfigHash, i.configHash = hash, hash
+	if in.VLLM == nil {
+		in.ConfigHash, i.configHash = hash, hash
+	}
 	wanted, err := render.ConfigMap(in, config)
 	if err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ func identityOf(s *scope, i *instance) string {
 // observe asks every leader that runs. One that does not answer is a fact, not a
 // failure of this pass: leaders take time to start, and may be gone.
 func (r *Reconciler) observe(ctx context.Context, s *scope) error {
-	if s.authority == nil {
+	if s.authority == nil || s.vllm() {
 		return nil
 	}
 	own, err := s.authority.CA.Issue(s.now, identity.OperatorURI, nil, "operator", operatorTTL)

@@ -53,6 +53,15 @@ func recoveryOf(spec v1alpha1.RecoverySpec) recoveryPolicy {
 	return p
 }
 
+// recoveryPolicy is what holds for this deployment.
+func (s *scope) recoveryPolicy() recoveryPolicy {
+	p := recoveryOf(s.deployment.Spec.Recovery)
+	if s.vllm() {
+		p.policy = vllmRecovery(p.policy)
+	}
+	return p
+}
+
 // pause is how long to wait after the n-th failure: backoff * 2^(n-1), at most
 // maxBackoff unless the user asks for more.
 func (p recoveryPolicy) pause(n int32) time.Duration {
@@ -248,7 +257,7 @@ func (s *scope) statusOf(index int32) *v1alpha1.InstanceStatus {
 
 // considerRecovery sets history and remedy of every instance.
 func (s *scope) considerRecovery() {
-	p := recoveryOf(s.deployment.Spec.Recovery)
+	p := s.recoveryPolicy()
 	for _, i := range s.instances {
 		size, serving := s.size(i), s.serving(i)
 		i.history = recall(s.statusOf(i.index), i, size, serving, s.now, p)

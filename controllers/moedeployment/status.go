@@ -158,6 +158,9 @@ func (s *scope) computeDecision(st *v1alpha1.MoEDeploymentStatus) {
 // computeObserved reports what the first leader that answered says.
 func (s *scope) computeObserved(st *v1alpha1.MoEDeploymentStatus) {
 	st.Observed, st.Plan = nil, nil
+	if s.vllm() {
+		return
+	}
 	if s.resolved.OK() {
 		st.Plan = planStatus(&s.resolved.Start, v1alpha1.PlanFromOperator, "")
 		st.Plan.InUse = v1alpha1.PlanUnknown

@@ -171,6 +171,8 @@ func (s *scope) viewStarting(i *instance, pods []*corev1.Pod, v *view) {
 	switch o := i.observation; {
 	case o == nil && i.observeError != "":
 		v.message = "All containers run; the leader does not answer yet."
+	case s.vllm():
+		v.message = fmt.Sprintf("All containers run, and vLLM loads the model or its ranks are finding each other; %d of %d pods are ready.", v.ready, v.size)
 	case o == nil:
 		v.message = "All containers run and are finding each other."
 	case !o.Formed:

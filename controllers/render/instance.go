@@ -18,6 +18,7 @@ func NewInput(owner Owner, index int32, r *resolve.Result) *Input {
 		Images: r.Decision.Images, Source: r.Source, Groups: r.Groups,
 		PriorityClassName: r.Placement.PriorityClassName, Queue: r.Placement.Queue,
 		Gang: r.Decision.Gang, Decision: r.Decision,
+		ModelName: r.ModelName, VLLM: r.VLLM,
 	}
 }
 

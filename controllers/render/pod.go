@@ -5,7 +5,6 @@ package render
 import (
 	"maps"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -58,10 +57,16 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 		WithSecurityContext(podSecurity()).
 		WithNodeSelector(in.Decision.Hardware[in.role(rank)].NodeSelector).
 		WithNodeSelector(group.NodeSelector).
-		WithTolerations(tolerations(group)...).
-		WithInitContainers(runtimeContainer(in, rank, group)).
-		WithContainers(serverContainer(in, rank, group)).
-		WithVolumes(volumes(in)...)
+		WithTolerations(tolerations(group)...)
+	annotations := map[string]string{v1alpha1.AnnotationConfigHash: in.ConfigHash}
+	if in.VLLM != nil {
+		spec.WithContainers(vllmContainer(in, rank, group)).WithVolumes(vllmVolumes(in)...)
+		annotations = map[string]string{v1alpha1.AnnotationWorldRank: strconv.Itoa(VLLMWorldRank(in.Attention, in.Expert, rank))}
+	} else {
+		spec.WithInitContainers(runtimeContainer(in, rank, group)).
+			WithContainers(serverContainer(in, rank, group)).
+			WithVolumes(volumes(in)...)
+	}
 	for _, s := range in.Images.PullSecrets {
 		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s))
 	}
@@ -76,7 +81,7 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 	}
 	pod := corev1ac.Pod(PodName(in.Owner.Name, in.Index, in.Attention, rank), in.Owner.Namespace).
 		WithLabels(podLabels(in, rank)).
-		WithAnnotations(map[string]string{v1alpha1.AnnotationConfigHash: in.ConfigHash}).
+		WithAnnotations(annotations).
 		WithOwnerReferences(in.Owner.reference()).
 		WithSpec(spec)
 	join(in, rank, pod)
@@ -109,8 +114,7 @@ func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 		// does not answer at all for a minute is stuck.
 		WithLivenessProbe(probe("/healthz", plan.MetricsPort).WithPeriodSeconds(10).WithFailureThreshold(6))
 	for _, e := range in.Decision.Hardware[in.role(rank)].Environment {
-		// Kubernetes would expand $(NAME).
-		c.WithEnv(corev1ac.EnvVar().WithName(e.Name).WithValue(strings.ReplaceAll(e.Value, "$(", "$$(")))
+		c.WithEnv(variable(e.Name, literal(e.Value)))
 	}
 	return c.WithVolumeMounts(
 		mount("config", configDir).WithReadOnly(true),

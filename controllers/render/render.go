@@ -38,6 +38,10 @@ type Input struct {
 	Attention, Expert int
 	Images            resolve.Images
 	Source            resolve.Source
+	// ModelName is the public name, and VLLM what vLLM is run with in place of our
+	// own containers; nil for our own.
+	ModelName         string
+	VLLM              *resolve.VLLM
 	Groups            v1alpha1.GroupsSpec
 	PriorityClassName string
 	// Queue is where quota comes from, for backends that know queues.

@@ -23,13 +23,14 @@ func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
 	}{{"attention", &spec.Groups.Attention}, {"expert", &spec.Groups.Expert}} {
 		note(g.group.GPUsPerPod > 1, "groups."+g.name+".gpusPerPod", "every rank has a pod with one GPU of its own; placement.topology with the key kubernetes.io/hostname keeps a group on one node")
 	}
+	idleWithVLLM(spec, note)
 	note(spec.Placement.Queue != "" && spec.Placement.Backend == v1alpha1.BackendPodGroup, "placement.queue", "PodGroups of Kubernetes know no queues")
 	return list
 }
 
 // warnings lists what works and yet deserves attention.
 func warnings(spec *v1alpha1.MoEDeploymentSpec) []string {
-	var list []string
+	list := warningsOfVLLM(spec)
 	if s, err := ParseSource(spec.Model.Source); err == nil && s.Kind == SourceHostPath {
 		list = append(list, "model.source is a hostPath: namespaces that enforce the baseline or restricted Pod Security Standard refuse these pods, and every node needs the directory "+s.Reference)
 	}

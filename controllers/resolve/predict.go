@@ -28,6 +28,8 @@ type planner struct {
 	// requests in flight per instance; 0 means the default for the split.
 	prompt, output, concurrency int
 	slo                         plan.SLO
+	// rule says which splits another engine can wire; RatioAny for our own.
+	rule v1alpha1.RatioRule
 }
 
 func newPlanner(r *Result, spec *v1alpha1.MoEDeploymentSpec) *planner {
@@ -46,6 +48,7 @@ func newPlanner(r *Result, spec *v1alpha1.MoEDeploymentSpec) *planner {
 	}
 	p := &planner{
 		prefill: base, decode: base, policy: r.Schedule.Policy, slo: r.SLO, prompt: min(prompt, context),
+		rule:        v1alpha1.RatioAny,
 		output:      or(int(spec.Workload.OutputTokens), max(1, min(defaultOutputTokens, context/4))),
 		concurrency: int(spec.Workload.Concurrency),
 	}
@@ -57,6 +60,9 @@ func newPlanner(r *Result, spec *v1alpha1.MoEDeploymentSpec) *planner {
 	p.prefill.Options.Limits.MakespanMilliseconds = float64(r.SLO.TimeToFirstTokenMilliseconds)
 	p.decode.Workload = solver.Workload{Phase: solver.Decode, ContextTokens: context}
 	p.decode.Options.Limits.MakespanMilliseconds = float64(r.SLO.TimePerOutputTokenMilliseconds)
+	if r.VLLM != nil {
+		p.forVLLM(r.VLLM)
+	}
 	return p
 }
 

@@ -108,6 +108,8 @@ type Result struct {
 	ModelName string
 	Shape     *model.Shape
 	Source    Source
+	// VLLM is the engine's configuration; nil if the pods run FinDEP's own runtime.
+	VLLM *VLLM
 	// Groups and Placement are the user's wishes for the pods.
 	Groups    v1alpha1.GroupsSpec
 	Placement v1alpha1.PlacementSpec
@@ -149,6 +151,7 @@ func (r *Result) OK() bool { return r.Model.OK && r.Feasible.OK && !r.GangMissin
 func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 	r := &Result{
 		Revision:   Revision(d, facts.Config),
+		VLLM:       vllmOf(&d.Spec),
 		Groups:     d.Spec.Groups,
 		Placement:  d.Spec.Placement,
 		Schedule:   scheduleOf(d.Spec.Schedule),
@@ -169,6 +172,7 @@ func Resolve(d *v1alpha1.MoEDeployment, facts Facts) *Result {
 	resolveImages(r, &d.Spec, facts)
 	resolvePlacement(r, &d.Spec, facts)
 	resolveSplit(r, &d.Spec, facts.Existing)
+	resolveVLLM(r, &d.Spec)
 	resolvePodTemplates(r, &d.Spec)
 	return r
 }

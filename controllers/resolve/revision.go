@@ -18,6 +18,7 @@ type Intent struct {
 	Groups    v1alpha1.GroupsSpec    `json:"groups,omitzero"`
 	Images    v1alpha1.ImagesSpec    `json:"images,omitzero"`
 	Placement v1alpha1.PlacementSpec `json:"placement,omitzero"`
+	VLLM      *v1alpha1.VLLMSpec     `json:"vllm,omitempty"`
 }
 
 // IntentOf returns the user's intent. What may change while pods run is not part
@@ -26,7 +27,7 @@ type Intent struct {
 func IntentOf(d *v1alpha1.MoEDeployment, config *ConfigFile) Intent {
 	in := Intent{
 		Model: d.Spec.Model, GPUs: d.Spec.GPUs, Groups: *d.Spec.Groups.DeepCopy(),
-		Images: d.Spec.Images, Placement: d.Spec.Placement,
+		Images: d.Spec.Images, Placement: d.Spec.Placement, VLLM: d.Spec.VLLM.DeepCopy(),
 	}
 	in.Groups.Attention.ProfileRef, in.Groups.Expert.ProfileRef = "", ""
 	if config != nil {
@@ -52,7 +53,7 @@ func (in Intent) Restore(d *v1alpha1.MoEDeployment) (*v1alpha1.MoEDeployment, *C
 	old := d.DeepCopy()
 	attention, expert := d.Spec.Groups.Attention.ProfileRef, d.Spec.Groups.Expert.ProfileRef
 	old.Spec.Model, old.Spec.GPUs, old.Spec.Groups = in.Model, in.GPUs, *in.Groups.DeepCopy()
-	old.Spec.Images, old.Spec.Placement = in.Images, in.Placement
+	old.Spec.Images, old.Spec.Placement, old.Spec.VLLM = in.Images, in.Placement, in.VLLM.DeepCopy()
 	old.Spec.Groups.Attention.ProfileRef, old.Spec.Groups.Expert.ProfileRef = attention, expert
 	if in.Model.ConfigFrom == nil {
 		return old, nil

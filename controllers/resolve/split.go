@@ -77,6 +77,7 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 	if best.problem != "" {
 		r.Decision.Why = fmt.Sprintf("Chosen by the solver as the best of %d splits of %d GPUs, although no split meets spec.slo.", len(outcomes), total)
 	}
+	r.Decision.Why += p.restriction()
 	if existing != nil && existing.Why != "" {
 		r.Decision.Why = existing.Why
 	}
@@ -104,11 +105,14 @@ func explainNearest(r *Result, split solver.Split, existing *Decision, splits in
 	r.Feasible.Message = fmt.Sprintf("No split of %d GPUs fits. The nearest is %s: %s", total, split, r.Feasible.Message)
 }
 
-// evaluateAll plans every split that leaves no expert GPU without an expert, best
-// first.
+// evaluateAll plans every split that leaves no expert GPU without an expert and
+// that the engine can wire, best first.
 func (p *planner) evaluateAll(total, experts int) ([]outcome, error) {
 	var outcomes []outcome
 	for attention := max(1, total-experts); attention < total; attention++ {
+		if CheckRatio(p.rule, attention, total-attention) != "" {
+			continue
+		}
 		o, err := p.evaluate(solver.Split{Attention: attention, Expert: total - attention})
 		if err != nil {
 			return nil, err

@@ -70,6 +70,7 @@ func check(d *v1alpha1.MoEDeployment, facts resolve.Facts) Verdict {
 	if r.GangMissing {
 		v.warn("no pods are made as things are: %s", r.GangProblem)
 	}
+	checkEngine(&v, d)
 	checkTemplates(&v, d)
 	checkSelectors(&v, d, facts)
 	checkIdle(&v, d)
@@ -95,8 +96,8 @@ func checkFeasible(v *Verdict, d *v1alpha1.MoEDeployment, r *resolve.Result, fac
 		v.Errors = append(v.Errors, field.Invalid(spec.Child("model", "maxContextTokens"), d.Spec.Model.MaxContextTokens, f.Message))
 	case v1alpha1.ReasonMemoryCheckOverridden:
 		v.warn("%s", f.Message)
-	case v1alpha1.ReasonFits, v1alpha1.ReasonPodTemplateInvalid:
-		// Templates are checked whether the model fits or not.
+	case v1alpha1.ReasonFits, v1alpha1.ReasonPodTemplateInvalid, v1alpha1.ReasonRatioNotSupported, v1alpha1.ReasonEngineSettingsInvalid:
+		// Templates and engines are checked whether the model fits or not.
 	default:
 		// A profile that is missing or wrong, or an objective that cannot be met.
 		v.warn("%s", f.Message)
@@ -158,6 +159,22 @@ func checkWorkload(v *Verdict, d *v1alpha1.MoEDeployment, r *resolve.Result) {
 	} else if int(w.PromptTokens)+int(w.OutputTokens) > r.MaxContextTokens {
 		v.warn("workload.promptTokens and workload.outputTokens are %d in all, but the context is %d tokens: requests of this length are cut off",
 			w.PromptTokens+w.OutputTokens, r.MaxContextTokens)
+	}
+}
+
+// checkEngine refuses what vLLM's plugin cannot run, whether the model fits or not.
+func checkEngine(v *Verdict, d *v1alpha1.MoEDeployment) {
+	s := d.Spec.VLLM
+	if s == nil || d.Spec.Engine != v1alpha1.EngineVLLMAFD {
+		return
+	}
+	if gpus := d.Spec.GPUs; gpus.Total == 0 && gpus.Expert > 0 {
+		if problem := resolve.CheckRatio(resolve.RatioRuleOf(s), int(gpus.Attention), int(gpus.Expert)); problem != "" {
+			v.Errors = append(v.Errors, field.Invalid(spec.Child("gpus"), resolve.Ratio(int(gpus.Attention), int(gpus.Expert)), problem))
+		}
+	}
+	for _, problem := range resolve.CheckVLLM(s, int(max(d.Spec.GPUs.Expert, d.Spec.GPUs.Total/2))) {
+		v.Errors = append(v.Errors, field.Forbidden(spec.Child("vllm"), problem))
 	}
 }
 
@@ -235,6 +252,7 @@ func changedFields(d, old *v1alpha1.MoEDeploymentSpec) []string {
 		{"spec.groups", d.Groups, old.Groups},
 		{"spec.images", d.Images, old.Images},
 		{"spec.placement", d.Placement, old.Placement},
+		{"spec.vllm", d.VLLM, old.VLLM},
 	} {
 		if !equality.Semantic.DeepEqual(f.now, f.was) {
 			list = append(list, f.name)

@@ -38,6 +38,40 @@ func overridden(w *wrappers.MoEDeploymentWrapper) *v1alpha1.MoEDeployment {
 	return d
 }
 
+// onVLLM is a deployment on vLLM with a version of its plugin.
+func onVLLM(version string, attention, expert int32, change ...func(*v1alpha1.MoEDeploymentSpec)) *v1alpha1.MoEDeployment {
+	w := wrappers.MoEDeployment("a").GPUs(attention, expert).VLLM(version)
+	for _, f := range change {
+		w.With(f)
+	}
+	return w.Obj()
+}
+
+func TestCheckVLLM(t *testing.T) {
+	const differs = "vLLM's use of memory differs"
+	cases := map[string]struct {
+		deployment           *v1alpha1.MoEDeployment
+		wantError, wantWarns string
+	}{
+		"a split of the older plugin":       {onVLLM("0.26.0", 2, 1), "", differs},
+		"a split of the newer plugin":       {onVLLM("0.30.0", 5, 3), "", differs},
+		"more experts, older plugin":        {onVLLM("0.26.0", 3, 5), "raise gpus.attention to 5, or lower gpus.expert to 3", differs},
+		"no multiple, older plugin":         {onVLLM("0.26.0", 5, 3), "use 3:3 or 6:3", differs},
+		"ffn ranks in pods, older plugin":   {onVLLM("0.26.0", 4, 4), "use an image with plugin 0.30 or later", differs},
+		"more experts, newer plugin":        {onVLLM("0.30.0", 3, 5), "spec.gpus: Invalid value: \"3:5\"", differs},
+		"more experts, a build without it":  {onVLLM("0.30.0", 3, 5, func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.RatioRule = v1alpha1.RatioAny }), "", differs},
+		"an argument that the operator has": {onVLLM("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.ExtraArgs = []string{"--headless"} }), "spec.vllm: Forbidden: extraArgs has --headless", differs},
+		"a schedule": {onVLLM("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.MaxSegments = 4 }), "",
+			"schedule (vLLM schedules by itself"},
+		"too large a model, and the ratio": {onVLLM("0.26.0", 3, 5, func(s *v1alpha1.MoEDeploymentSpec) { s.Model.Name = v3 }), "raise gpus.attention", differs},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			expect(t, webhooks.Check(tc.deployment, nil, resolve.Facts{}), tc.wantError, tc.wantWarns)
+		})
+	}
+}
+
 // expect checks the errors and warnings of a verdict. An empty want means none.
 func expect(t *testing.T, v webhooks.Verdict, wantError, wantWarning string) {
 	t.Helper()

@@ -64,6 +64,62 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 		}, "it is set from gpusPerPod"),
 	)
 
+	// on is a change to vLLM with a version of its plugin and a split.
+	on := func(version string, attention, expert int32, more ...change) change {
+		return func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Engine, s.VLLM = v1alpha1.EngineVLLMAFD, &v1alpha1.VLLMSpec{Image: "vllm:1", PluginVersion: version}
+			s.GPUs = v1alpha1.GPUSpec{Attention: attention, Expert: expert}
+			for _, f := range more {
+				f(s)
+			}
+		}
+	}
+	rule := func(r v1alpha1.RatioRule) change {
+		return func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.RatioRule = r }
+	}
+
+	DescribeTable("refuses of vLLM", func(ctx context.Context, f change, message string) {
+		Expect(apply(ctx, "a", f)).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("the engine without settings", func(s *v1alpha1.MoEDeploymentSpec) { s.Engine = v1alpha1.EngineVLLMAFD }, "give both or neither"),
+		Entry("settings without the engine", on("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.Engine = "" }), "give both or neither"),
+		Entry("an unknown engine", func(s *v1alpha1.MoEDeploymentSpec) { s.Engine = "SGLang" }, "supported values"),
+		Entry("no image", on("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.Image = "" }), "spec.vllm.image"),
+		Entry("a version that is none", on("main", 2, 1), "spec.vllm.pluginVersion"),
+		Entry("3A5F with the older plugin", on("0.26.0", 3, 5), "raise gpus.attention, lower gpus.expert"),
+		Entry("3A5F with the newer plugin", on("0.30.0", 3, 5), "raise gpus.attention, lower gpus.expert"),
+		Entry("4A4F with the older plugin", on("0.26.0", 4, 4), "set gpus.expert to 1"),
+		Entry("5A3F with the older plugin", on("0.29.1", 5, 3), "set gpus.expert to 1"),
+		Entry("5A3F with the older rule", on("0.30.0", 5, 3, rule(v1alpha1.RatioDivisible)), "set gpus.expert to 1"),
+		Entry("three micro-batches", on("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.DualBatchOverlap.MicroBatches = 3 }), "exactly two micro-batches"),
+		Entry("recovery in place", on("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.Policy = v1alpha1.RecoveryInPlace }), "use RecreateInstance"),
+		Entry("a privileged port", on("0.30.0", 2, 1, func(s *v1alpha1.MoEDeploymentSpec) { s.VLLM.Port = 80 }), "greater than or equal to 1024"),
+	)
+
+	DescribeTable("accepts of vLLM", func(ctx context.Context, f change) {
+		Expect(apply(ctx, "a", f)).To(Succeed())
+	},
+		Entry("2A1F with the older plugin", on("0.26.0", 2, 1)),
+		Entry("4A4F with the newer plugin", on("0.30.0", 4, 4)),
+		Entry("5A3F with the newer plugin", on("0.30rc1", 5, 3)),
+		Entry("5A3F of a build in between", on("0.28.1", 5, 3, rule(v1alpha1.RatioUneven))),
+		Entry("3A5F of a build without a rule", on("0.30.0", 3, 5, rule(v1alpha1.RatioAny))),
+		Entry("3A5F of a later major version, by the rule only", on("1.0", 3, 5, rule(v1alpha1.RatioAny))),
+		Entry("a total", on("0.26.0", 0, 0, func(s *v1alpha1.MoEDeploymentSpec) { s.GPUs = v1alpha1.GPUSpec{Total: 8} })),
+	)
+
+	It("keeps the engine of a deployment", func(ctx context.Context) {
+		d := wrappers.MoEDeployment("engine").Obj()
+		Expect(k8s.Create(ctx, d)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(k8s.Delete(ctx, d)).To(Succeed()) })
+		changed := d.DeepCopy()
+		on("0.30.0", 2, 1)(&changed.Spec)
+		Expect(k8s.Patch(ctx, changed, client.MergeFrom(d))).To(MatchError(ContainSubstring("make a second MoEDeployment")))
+		changed = d.DeepCopy()
+		changed.Spec.Engine = v1alpha1.EngineFinDEP
+		Expect(k8s.Patch(ctx, changed, client.MergeFrom(d))).To(Succeed(), "the default, given")
+	})
+
 	DescribeTable("accepts", func(ctx context.Context, f change) {
 		Expect(apply(ctx, "a", f)).To(Succeed())
 	},

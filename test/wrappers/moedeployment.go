@@ -107,6 +107,13 @@ func (w *MoEDeploymentWrapper) Policy(p v1alpha1.SchedulePolicy) *MoEDeploymentW
 	return w
 }
 
+// VLLM makes the pods run vLLM with a version of its plugin.
+func (w *MoEDeploymentWrapper) VLLM(pluginVersion string) *MoEDeploymentWrapper {
+	w.d.Spec.Engine = v1alpha1.EngineVLLMAFD
+	w.d.Spec.VLLM = &v1alpha1.VLLMSpec{Image: "vllm:1", PluginVersion: pluginVersion}
+	return w
+}
+
 // RuntimeImage sets the image of the sidecar.
 func (w *MoEDeploymentWrapper) RuntimeImage(image string) *MoEDeploymentWrapper {
 	w.d.Spec.Images.Runtime = image

@@ -26,6 +26,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.DeviceClaimSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DomainStatus"):
 		return &apiv1alpha1.DomainStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DualBatchOverlapSpec"):
+		return &apiv1alpha1.DualBatchOverlapSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EnvironmentVariable"):
 		return &apiv1alpha1.EnvironmentVariableApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ExtendedResource"):
@@ -96,6 +98,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.TopologySpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TransferModel"):
 		return &apiv1alpha1.TransferModelApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("VLLMSpec"):
+		return &apiv1alpha1.VLLMSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("WorkloadSpec"):
 		return &apiv1alpha1.WorkloadSpecApplyConfiguration{}
 

@@ -77,6 +77,23 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+- name: com.github.findep.findep-operator.api.v1alpha1.DualBatchOverlapSpec
+  map:
+    fields:
+    - name: decodeTokenThreshold
+      type:
+        scalar: numeric
+    - name: microBatches
+      type:
+        scalar: numeric
+    - name: mode
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.Switch
+    - name: prefillTokenThreshold
+      type:
+        scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.Engine
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.EnvironmentVariable
   map:
     fields:
@@ -357,6 +374,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.findep.findep-operator.api.v1alpha1.MoEDeploymentSpec
   map:
     fields:
+    - name: engine
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.Engine
     - name: gpus
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.GPUSpec
@@ -388,6 +408,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: slo
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.SLOSpec
+    - name: vllm
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.VLLMSpec
     - name: workload
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.WorkloadSpec
@@ -656,6 +679,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: name
       type:
         scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.RatioRule
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.RecoveryPolicy
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.RecoverySpec
@@ -795,6 +820,33 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: picosecondsPerMegabyte
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.VLLMSpec
+  map:
+    fields:
+    - name: dualBatchOverlap
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.DualBatchOverlapSpec
+    - name: extraArgs
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
+    - name: gate
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.Role
+    - name: image
+      type:
+        scalar: string
+    - name: pluginVersion
+      type:
+        scalar: string
+    - name: port
+      type:
+        scalar: numeric
+    - name: ratioRule
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.RatioRule
 - name: com.github.findep.findep-operator.api.v1alpha1.WorkloadSpec
   map:
     fields:

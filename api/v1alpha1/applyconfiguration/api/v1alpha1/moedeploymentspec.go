@@ -4,11 +4,21 @@
 
 package v1alpha1
 
+import (
+	apiv1alpha1 "github.com/findep/findep-operator/api/v1alpha1"
+)
+
 // MoEDeploymentSpecApplyConfiguration represents a declarative configuration of the MoEDeploymentSpec type for use
 // with apply.
 //
 // MoEDeploymentSpec is what the user wants.
 type MoEDeploymentSpecApplyConfiguration struct {
+	// engine is what runs in the pods: FinDEP (default), this project's own
+	// runtime and server, or VLLMAFD, vLLM with its plugin for attention-FFN
+	// disaggregation. It cannot be changed.
+	Engine *apiv1alpha1.Engine `json:"engine,omitempty"`
+	// vllm is the configuration of the engine VLLMAFD.
+	VLLM *VLLMSpecApplyConfiguration `json:"vllm,omitempty"`
 	// model is the Mixture-of-Experts model to serve. Changing it recreates
 	// the instances one after the other.
 	Model *ModelSpecApplyConfiguration `json:"model,omitempty"`
@@ -45,6 +55,22 @@ type MoEDeploymentSpecApplyConfiguration struct {
 // apply.
 func MoEDeploymentSpec() *MoEDeploymentSpecApplyConfiguration {
 	return &MoEDeploymentSpecApplyConfiguration{}
+}
+
+// WithEngine sets the Engine field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Engine field is set to the value of the last call.
+func (b *MoEDeploymentSpecApplyConfiguration) WithEngine(value apiv1alpha1.Engine) *MoEDeploymentSpecApplyConfiguration {
+	b.Engine = &value
+	return b
+}
+
+// WithVLLM sets the VLLM field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the VLLM field is set to the value of the last call.
+func (b *MoEDeploymentSpecApplyConfiguration) WithVLLM(value *VLLMSpecApplyConfiguration) *MoEDeploymentSpecApplyConfiguration {
+	b.VLLM = value
+	return b
 }
 
 // WithModel sets the Model field in the declarative configuration to the given value
