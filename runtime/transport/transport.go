@@ -68,6 +68,29 @@ type Mesh interface {
 	Close() error
 }
 
+// Kind is what carries a link's bytes.
+type Kind string
+
+// The kinds of links.
+const (
+	KindTCP    Kind = "tcp"
+	KindTLS    Kind = "tls"
+	KindShared Kind = "shm"
+)
+
+// LinkKinds is what carries the rows to and from one peer.
+type LinkKinds struct {
+	Peer    int  `json:"peer"`
+	Send    Kind `json:"send"`
+	Receive Kind `json:"receive"`
+}
+
+// Kinds is implemented by meshes whose links may differ.
+type Kinds interface {
+	// Kinds lists every peer, in rank order; nil while the mesh is being made.
+	Kinds() []LinkKinds
+}
+
 // Peer is where a rank's data listener is.
 type Peer struct {
 	Rank int

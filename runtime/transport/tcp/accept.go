@@ -105,7 +105,7 @@ func (e *Endpoint) refuse(c *connection, s status, err error) {
 	epoch := e.epoch
 	e.mu.Unlock()
 	e.count(s.reason(), fmt.Errorf("tcp: %s: %w", c.raw.RemoteAddr(), err))
-	_, _ = c.conn.Write(reply{status: s, epoch: epoch, reason: err.Error()}.encode())
+	_, _ = c.conn.Write(reply{status: s, epoch: epoch, text: err.Error()}.encode())
 	// An ordinary close, so that the reply still arrives.
 	_ = c.raw.Close()
 }
@@ -149,8 +149,15 @@ func (e *Endpoint) seatIn(c *connection, h hello, epoch uint64, m *mesh) {
 		e.refuse(c, statusRank, err)
 		return
 	}
-	if _, err := c.conn.Write(reply{status: statusOK, epoch: epoch}.encode()); err != nil {
-		c.drop()
+	invitation := e.invite(h)
+	_, err := c.conn.Write(reply{status: statusOK, epoch: epoch, text: ticketText(invitation)}.encode())
+	if err == nil {
+		err = c.settle(invitation)
+	} else if invitation != nil {
+		invitation.Withdraw()
+	}
+	if err != nil {
+		e.dropped(c, "consent", err)
 		return
 	}
 	_ = c.raw.SetDeadline(time.Time{})

@@ -20,40 +20,40 @@ func securities(t *testing.T) map[string]*tcp.TLS {
 // TestEverySizeArrivesByItself: a receiver that waited for more bytes than one
 // message has would wait for ever, since the next one is only sent after it.
 func TestEverySizeArrivesByItself(t *testing.T) {
-	for name, s := range securities(t) {
-		t.Run(name, func(t *testing.T) {
-			a, e := pair(t, s, tcp.Options{})
-			out, in := to(t, a, 1), from(t, e, 0)
-			timeout := time.AfterFunc(30*time.Second, func() { a.Abort(fmt.Errorf("a message did not arrive")) })
-			defer timeout.Stop()
-			for _, base := range []int{0, 16 << 10, 32 << 10, 51 << 10, 67 << 10, 128 << 10, 144 << 10, 179 << 10, 195 << 10, 256 << 10, 1 << 20} {
-				for _, size := range []int{max(0, base-49), max(0, base-1), base, base + 1, base + 4095} {
-					var sent sync.WaitGroup
-					sent.Go(func() {
-						if err := out.Send(transport.Header{Rows: 1}, noise[:size/3], noise[size/3:size]); err != nil {
-							t.Error(err)
-						}
-					})
-					got := make([]byte, size)
-					if _, err := in.ReceiveHeader(); err != nil {
-						t.Fatal(err)
+	each(t, func(t *testing.T, v variant) {
+		a, e := v.pair(t)
+		out, in := to(t, a, 1), from(t, e, 0)
+		timeout := time.AfterFunc(30*time.Second, func() { a.Abort(fmt.Errorf("a message did not arrive")) })
+		defer timeout.Stop()
+		for _, base := range []int{0, 16 << 10, 32 << 10, 51 << 10, 67 << 10, 128 << 10, 144 << 10, 179 << 10, 195 << 10, 256 << 10, 1 << 20} {
+			for _, size := range []int{max(0, base-49), max(0, base-1), base, base + 1, base + 4095} {
+				var sent sync.WaitGroup
+				sent.Go(func() {
+					if err := out.Send(transport.Header{Rows: 1}, noise[:size/3], noise[size/3:size]); err != nil {
+						t.Error(err)
 					}
-					if err := in.ReceivePayload(got[:size/2], got[size/2:]); err != nil {
-						t.Fatal(err)
-					}
-					sent.Wait()
-					if !bytes.Equal(got, noise[:size]) {
-						t.Fatalf("%d bytes arrived changed", size)
-					}
+				})
+				got := make([]byte, size)
+				if _, err := in.ReceiveHeader(); err != nil {
+					t.Fatal(err)
+				}
+				if err := in.ReceivePayload(got[:size/2], got[size/2:]); err != nil {
+					t.Fatal(err)
+				}
+				sent.Wait()
+				if !bytes.Equal(got, noise[:size]) {
+					t.Fatalf("%d bytes arrived changed", size)
 				}
 			}
-		})
-	}
+		}
+	})
 }
 
 // TestAPeerThatStopsMidwayIsNoticed: whatever the receiver waits for.
-func TestAPeerThatStopsMidwayIsNoticed(t *testing.T) {
-	a, e := pair(t, nil, tcp.Options{})
+func TestAPeerThatStopsMidwayIsNoticed(t *testing.T) { each(t, stopMidway) }
+
+func stopMidway(t *testing.T, v variant) {
+	a, e := v.pair(t)
 	out, in := to(t, a, 1), from(t, e, 0)
 	done := make(chan error, 1)
 	go func() {
@@ -79,7 +79,7 @@ func TestDelayHoldsEverythingBack(t *testing.T) {
 	const delay = 30 * time.Millisecond
 	for name, s := range securities(t) {
 		t.Run(name, func(t *testing.T) {
-			a, e := pair(t, s, tcp.Options{Delay: delay})
+			a, e := delayed(t, s, delay)
 			start := time.Now()
 			var wg sync.WaitGroup
 			wg.Go(func() {
@@ -101,7 +101,7 @@ func TestDelayHoldsEverythingBack(t *testing.T) {
 // TestHeldBackBytesAreBounded: a sender blocks when nobody reads, and an abort
 // frees both.
 func TestHeldBackBytesAreBounded(t *testing.T) {
-	a, e := pair(t, nil, tcp.Options{Delay: time.Millisecond})
+	a, e := delayed(t, nil, time.Millisecond)
 	out := to(t, a, 1)
 	sent := make(chan int, 1)
 	go func() {

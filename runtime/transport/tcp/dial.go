@@ -130,7 +130,7 @@ func (e *Endpoint) dialOnce(ctx context.Context, m *mesh, p transport.Peer, d di
 	_ = raw.SetDeadline(time.Now().Add(2 * e.opts.HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	c := e.connection(raw)
-	err = e.greet(ctx, c, hello{direction: d, epoch: m.epoch, from: m.self, to: p.Rank})
+	err = e.greet(ctx, c, hello{direction: d, share: e.opts.Shared != nil, epoch: m.epoch, from: m.self, to: p.Rank})
 	if !stop() && err == nil {
 		err = context.Cause(ctx) // The socket is being closed.
 	}
@@ -142,7 +142,8 @@ func (e *Endpoint) dialOnce(ctx context.Context, m *mesh, p transport.Peer, d di
 	return c, nil
 }
 
-// greet secures the connection, says hello and reads the answer.
+// greet secures the connection, says hello, reads the answer, and shares memory
+// if invited.
 func (e *Endpoint) greet(ctx context.Context, c *connection, h hello) error {
 	if e.security != nil {
 		secure := tls.Client(shortReads{c.conn}, e.security.Client)
@@ -156,28 +157,33 @@ func (e *Endpoint) greet(ctx context.Context, c *connection, h hello) error {
 	if _, err := c.conn.Write(frame[:]); err != nil {
 		return fmt.Errorf("hello: %w", err)
 	}
-	return readReply(c.conn)
+	text, err := readReply(c.conn)
+	if err != nil {
+		return err
+	}
+	return e.share(ctx, c, h, text)
 }
 
-func readReply(r io.Reader) error {
+// readReply returns the text that came with a consent.
+func readReply(r io.Reader) (string, error) {
 	var frame [replyBytes]byte
 	if _, err := io.ReadFull(r, frame[:]); err != nil {
 		// A certificate refused by the listener shows here: with TLS 1.3 the
 		// dialler's handshake ends before its certificate is judged.
-		return fmt.Errorf("reply: %w", err)
+		return "", fmt.Errorf("reply: %w", err)
 	}
 	answer, length, err := decodeReply(&frame)
 	if err != nil {
-		return &protocolError{err}
+		return "", &protocolError{err}
 	}
 	text := make([]byte, length)
 	if _, err := io.ReadFull(r, text); err != nil {
-		return fmt.Errorf("reply: %w", err)
+		return "", fmt.Errorf("reply: %w", err)
 	}
 	if answer.status == statusOK {
-		return nil
+		return string(text), nil
 	}
-	return &RefusedError{
+	return "", &RefusedError{
 		Reason: answer.status.reason(), Epoch: answer.epoch, Message: string(text),
 		Retry: answer.status == statusEarly || answer.status == statusBusy,
 	}

@@ -10,6 +10,10 @@
 // refusal. The listener lives across epochs: a hello of an older epoch is
 // refused, one of a newer epoch waits, for a bounded time, until this side gets
 // there.
+//
+// Where both sides can share memory (package shm) the connection serves to
+// prove who they are and to agree on it, and is closed then. A mesh may have
+// links of both kinds.
 package tcp
 
 import (
@@ -23,6 +27,7 @@ import (
 	"time"
 
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 )
 
 // Limits and defaults of an endpoint.
@@ -57,6 +62,13 @@ type Options struct {
 	// Delay makes everything that arrives wait, as on a longer path; for
 	// experiments. It must be below a tenth of the handshake timeout.
 	Delay time.Duration
+	// Shared, if set, is where memory is shared with peers of this machine; their
+	// links then go through it. It stays the caller's and must outlive the
+	// endpoint.
+	Shared *shm.Meeting
+	// Unshared, if set, is told why a peer that could share memory is reached
+	// over a connection after all. It must not block.
+	Unshared func(peer int, err error)
 	// Refused, if set, is told about each connection refused, with a reason
 	// (certificate, epoch, rank, version, handshake). It must not block.
 	Refused func(reason string, err error)
@@ -103,6 +115,9 @@ func Listen(addr string, security *TLS, opts Options) (*Endpoint, error) {
 	}
 	if opts.Delay < 0 || opts.Delay > opts.HandshakeTimeout/10 {
 		return nil, fmt.Errorf("tcp: delay is %v; it must lie between 0 and a tenth of the handshake timeout (%v)", opts.Delay, opts.HandshakeTimeout)
+	}
+	if err := opts.checkShared(); err != nil {
+		return nil, err
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 )
 
 // recordBytes is the plaintext of one full TLS record (RFC 8446, 5.1). Header
@@ -30,8 +31,11 @@ type link struct {
 	direction direction
 	sends     bool
 
+	// pipe, if not nil, is used instead of the connection.
+	pipe *shm.Pipe
 	conn net.Conn
 	raw  *net.TCPConn
+	kind transport.Kind
 	// broken is the first error; the stream has no defined position after it.
 	broken error
 
@@ -48,8 +52,13 @@ type link struct {
 }
 
 func newLink(m *mesh, peer int, d direction, sends bool, c *connection) *link {
-	l := &link{mesh: m, peer: peer, direction: d, sends: sends, conn: c.conn, raw: c.raw}
+	l := &link{mesh: m, peer: peer, direction: d, sends: sends, conn: c.conn, raw: c.raw, pipe: c.pipe, kind: transport.KindTCP}
+	if l.secure() {
+		l.kind = transport.KindTLS
+	}
 	switch {
+	case c.pipe != nil:
+		l.kind = transport.KindShared
 	case !sends:
 		l.reader = bufio.NewReaderSize(c.conn, readAhead)
 		l.mark = newLowMark(c)
@@ -79,25 +88,34 @@ func (l *link) Send(h transport.Header, parts ...[]byte) error {
 	}
 	encodeHeader(&l.header, &h)
 	var err error
-	if l.record != nil {
+	switch {
+	case l.pipe != nil:
+		err = l.pipe.Write(l.gather(parts)...)
+		clear(l.vec)
+	case l.record != nil:
 		err = l.sendRecords(parts)
-	} else {
+	default:
 		err = l.sendVector(parts)
 	}
 	return l.fail("send", err)
 }
 
-// sendVector hands header and parts to the kernel in one writev.
-func (l *link) sendVector(parts [][]byte) error {
+// gather lists header and parts, without copying them.
+func (l *link) gather(parts [][]byte) [][]byte {
 	l.vec = append(l.vec[:0], l.header[:])
 	for _, p := range parts {
 		if len(p) > 0 {
 			l.vec = append(l.vec, p)
 		}
 	}
+	return l.vec
+}
+
+// sendVector hands header and parts to the kernel in one writev.
+func (l *link) sendVector(parts [][]byte) error {
 	// WriteTo consumes the slice it is called on; the field keeps it from
 	// escaping to the heap at each call.
-	l.bufs = l.vec
+	l.bufs = l.gather(parts)
 	_, err := l.bufs.WriteTo(l.raw)
 	// The parts belong to the caller again, also for the garbage collector.
 	clear(l.vec)
@@ -146,7 +164,7 @@ func (l *link) ReceiveHeader() (transport.Header, error) {
 		return transport.Header{}, l.errorf("receive",
 			fmt.Errorf("%d payload bytes of the last message have not been received", l.pending))
 	}
-	if _, err := io.ReadFull(l.reader, l.header[:]); err != nil {
+	if err := l.readHeader(); err != nil {
 		return transport.Header{}, l.fail("receive", err)
 	}
 	h, err := decodeHeader(&l.header)
@@ -155,6 +173,14 @@ func (l *link) ReceiveHeader() (transport.Header, error) {
 	}
 	l.pending = h.Bytes
 	return h, nil
+}
+
+func (l *link) readHeader() error {
+	if l.pipe != nil {
+		return l.pipe.Read(l.header[:], messageBytes)
+	}
+	_, err := io.ReadFull(l.reader, l.header[:])
+	return err
 }
 
 // ReceivePayload implements transport.Link.
@@ -174,7 +200,9 @@ func (l *link) ReceivePayload(parts ...[]byte) error {
 			return l.fail("receive", err)
 		}
 	}
-	l.mark.set(1)
+	if l.mark != nil {
+		l.mark.set(1)
+	}
 	return nil
 }
 
@@ -183,6 +211,11 @@ func (l *link) ReceivePayload(parts ...[]byte) error {
 // pieces of a few packets, and to wake for each would take the core from the
 // kernels of this rank hundreds of times per message.
 func (l *link) fill(p []byte) error {
+	if l.pipe != nil {
+		err := l.pipe.Read(p, l.pending)
+		l.pending -= uint64(len(p))
+		return err
+	}
 	hidden := 0
 	if l.secure() {
 		hidden = tlsHolds
@@ -221,7 +254,7 @@ func (l *link) fail(verb string, err error) error {
 	}
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		errors.Is(err, io.ErrClosedPipe), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = fmt.Errorf("the peer closed the connection: %w", err)
 	}
 	l.broken = l.errorf(verb, err)
@@ -229,8 +262,12 @@ func (l *link) fail(verb string, err error) error {
 }
 
 func (l *link) errorf(verb string, err error) error {
-	return fmt.Errorf("tcp: %s, rank %d with rank %d, %s, epoch %d: %w",
-		verb, l.mesh.self, l.peer, l.direction, l.mesh.epoch, err)
+	name := "tcp"
+	if l.pipe != nil {
+		name = "shm"
+	}
+	return fmt.Errorf("%s: %s, rank %d with rank %d, %s, epoch %d: %w",
+		name, verb, l.mesh.self, l.peer, l.direction, l.mesh.epoch, err)
 }
 
 func totalBytes(parts [][]byte) uint64 {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 )
 
 // connection is one established socket: conn is what is read and written (TLS
@@ -19,12 +20,22 @@ type connection struct {
 	raw  *net.TCPConn
 	// delayed tells that bytes are held back between the two.
 	delayed bool
+	// pipe, if not nil, has taken the place of both.
+	pipe *shm.Pipe
 }
 
 // drop closes without waiting for anything still unsent.
 func (c *connection) drop() {
 	_ = c.raw.SetLinger(0)
+	c.close()
+}
+
+// close lets the peer still read what was sent.
+func (c *connection) close() {
 	_ = c.raw.Close()
+	if c.pipe != nil {
+		c.pipe.Close()
+	}
 }
 
 // slot is the place of one connection of the mesh.
@@ -154,7 +165,7 @@ func (m *mesh) Abort(reason error) {
 
 // Close implements transport.Mesh. What was sent before is still delivered.
 func (m *mesh) Close() error {
-	m.end(transport.ErrClosed, func(c *connection) { _ = c.raw.Close() })
+	m.end(transport.ErrClosed, (*connection).close)
 	return nil
 }
 

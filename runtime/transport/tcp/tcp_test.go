@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 	"github.com/findep/findep-operator/runtime/transport/tcp"
 )
 
@@ -131,9 +133,77 @@ func connect(t testing.TB, epoch uint64, ag int, endpoints []*tcp.Endpoint) []tr
 	return meshes
 }
 
-// pair is one attention rank (0) and one expert rank (1).
-func pair(t testing.TB, s *tcp.TLS, opts tcp.Options) (a, e transport.Mesh) {
+// variant is a way to carry the bytes; whatever a mesh promises holds for all.
+type variant struct {
+	name           string
+	secure, shared bool
+	kind           transport.Kind
+}
+
+var variants = []variant{
+	{"plain", false, false, transport.KindTCP},
+	{"tls", true, false, transport.KindTLS},
+	{"shm", false, true, transport.KindShared},
+	{"shm after tls", true, true, transport.KindShared},
+}
+
+// each runs a test on every variant.
+func each(t *testing.T, run func(t *testing.T, v variant)) {
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) { run(t, v) })
+	}
+}
+
+// endpoints opens count endpoints of one instance.
+func (v variant) endpoints(t testing.TB, count int) []*tcp.Endpoint {
 	t.Helper()
+	var s *tcp.TLS
+	if v.secure {
+		s = security(t, authority(t), instance)
+	}
+	all := make([]*tcp.Endpoint, count)
+	for i := range all {
+		var opts tcp.Options
+		if v.shared {
+			opts.Shared = meeting(t, shm.Options{})
+			opts.Unshared = func(peer int, err error) { t.Errorf("no shared memory with rank %d: %v", peer, err) }
+		}
+		all[i] = listen(t, s, opts)
+	}
+	return all
+}
+
+func meeting(t testing.TB, o shm.Options) *shm.Meeting {
+	t.Helper()
+	m, err := shm.Listen(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return m
+}
+
+// pair is one attention rank (0) and one expert rank (1).
+func (v variant) pair(t testing.TB) (a, e transport.Mesh) {
+	t.Helper()
+	meshes := connect(t, 1, 1, v.endpoints(t, 2))
+	for rank, m := range meshes {
+		want := []transport.LinkKinds{{Peer: 1 - rank, Send: v.kind, Receive: v.kind}}
+		if got := m.(transport.Kinds).Kinds(); !slices.Equal(got, want) {
+			t.Fatalf("rank %d has links %v, want %v", rank, got, want)
+		}
+	}
+	return meshes[0], meshes[1]
+}
+
+// delayed is a pair whose bytes arrive late.
+func delayed(t testing.TB, s *tcp.TLS, delay time.Duration) (a, e transport.Mesh) {
+	t.Helper()
+	opts := tcp.Options{Delay: delay}
 	meshes := connect(t, 1, 1, []*tcp.Endpoint{listen(t, s, opts), listen(t, s, opts)})
 	return meshes[0], meshes[1]
 }
@@ -223,26 +293,9 @@ func receiveAll(l transport.Link, sender, receiver, count int) error {
 }
 
 func TestExchangeInBothDirectionsAtOnce(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		ag, eg int
-		secure bool
-	}{
-		{"plain 1+1", 1, 1, false},
-		{"tls 1+1", 1, 1, true},
-		{"plain 2+3", 2, 3, false},
-		{"tls 2+3", 2, 3, true},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var s *tcp.TLS
-			if tc.secure {
-				s = security(t, authority(t), instance)
-			}
-			endpoints := make([]*tcp.Endpoint, tc.ag+tc.eg)
-			for i := range endpoints {
-				endpoints[i] = listen(t, s, tcp.Options{})
-			}
-			meshes := connect(t, 1, tc.ag, endpoints)
+	each(t, func(t *testing.T, v variant) {
+		for _, tc := range []struct{ ag, eg int }{{1, 1}, {2, 3}} {
+			meshes := connect(t, 1, tc.ag, v.endpoints(t, tc.ag+tc.eg))
 			const count = 30
 			var wg sync.WaitGroup
 			check := func(run func() error) {
@@ -269,12 +322,14 @@ func TestExchangeInBothDirectionsAtOnce(t *testing.T) {
 					t.Errorf("after Close, To says %v", err)
 				}
 			}
-		})
-	}
+		}
+	})
 }
 
-func TestMisuseLeavesTheLinkUsable(t *testing.T) {
-	a, e := pair(t, nil, tcp.Options{})
+func TestMisuseLeavesTheLinkUsable(t *testing.T) { each(t, misuse) }
+
+func misuse(t *testing.T, v variant) {
+	a, e := v.pair(t)
 	out, in := to(t, a, 1), from(t, e, 0)
 	for name, err := range map[string]error{
 		"too many rows":   out.Send(transport.Header{Rows: transport.MaxRows + 1}),
@@ -312,74 +367,70 @@ func TestMisuseLeavesTheLinkUsable(t *testing.T) {
 	}
 }
 
-func TestAbortWakesEveryBlockedCall(t *testing.T) {
-	for _, secure := range []bool{false, true} {
-		t.Run(fmt.Sprintf("tls=%v", secure), func(t *testing.T) {
-			var s *tcp.TLS
-			if secure {
-				s = security(t, authority(t), instance)
-			}
-			a, e := pair(t, s, tcp.Options{})
-			reason := errors.New("rank 1 is gone")
-			results := make(chan error, 3)
-			started := make(chan struct{}, 3)
-			out, in, expertIn := to(t, a, 1), from(t, a, 1), from(t, e, 0)
-			go func() { // Blocks in Send: the peer never reads past the first message.
-				started <- struct{}{}
-				for {
-					if err := out.Send(transport.Header{}, make([]byte, 1<<20)); err != nil {
-						results <- err
-						return
-					}
-				}
-			}()
-			go func() { // Blocks in ReceiveHeader: the peer never sends.
-				started <- struct{}{}
-				_, err := in.ReceiveHeader()
+func TestAbortWakesEveryBlockedCall(t *testing.T) { each(t, abortBlocked) }
+
+func abortBlocked(t *testing.T, v variant) {
+	a, e := v.pair(t)
+	reason := errors.New("rank 1 is gone")
+	results := make(chan error, 3)
+	started := make(chan struct{}, 3)
+	out, in, expertIn := to(t, a, 1), from(t, a, 1), from(t, e, 0)
+	go func() { // Blocks in Send: the peer never reads past the first message.
+		started <- struct{}{}
+		for {
+			if err := out.Send(transport.Header{}, make([]byte, 1<<20)); err != nil {
 				results <- err
-			}()
-			if _, err := expertIn.ReceiveHeader(); err != nil {
-				t.Fatal(err)
+				return
 			}
-			<-started
-			<-started
-			var wg sync.WaitGroup
-			for range 4 {
-				wg.Go(func() { a.Abort(reason) })
+		}
+	}()
+	go func() { // Blocks in ReceiveHeader: the peer never sends.
+		started <- struct{}{}
+		_, err := in.ReceiveHeader()
+		results <- err
+	}()
+	if _, err := expertIn.ReceiveHeader(); err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	<-started
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { a.Abort(reason) })
+	}
+	wg.Wait()
+	for range 2 {
+		if err := <-results; !errors.Is(err, transport.ErrAborted) || !errors.Is(err, reason) {
+			t.Errorf("woken with %v", err)
+		}
+	}
+	if err := out.Send(transport.Header{}); !errors.Is(err, transport.ErrAborted) {
+		t.Errorf("Send after Abort: %v", err)
+	}
+	if _, err := a.From(1); !errors.Is(err, transport.ErrAborted) {
+		t.Errorf("From after Abort: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Errorf("Close after Abort: %v", err)
+	}
+	// The other side notices without any abort of its own.
+	for {
+		if err := expertIn.ReceivePayload(make([]byte, 1<<20)); err != nil {
+			if errors.Is(err, transport.ErrAborted) || !strings.Contains(err.Error(), "rank 1 with rank 0, A2E, epoch 1") {
+				t.Errorf("the peer of the aborted side got %v", err)
 			}
-			wg.Wait()
-			for range 2 {
-				if err := <-results; !errors.Is(err, transport.ErrAborted) || !errors.Is(err, reason) {
-					t.Errorf("woken with %v", err)
-				}
-			}
-			if err := out.Send(transport.Header{}); !errors.Is(err, transport.ErrAborted) {
-				t.Errorf("Send after Abort: %v", err)
-			}
-			if _, err := a.From(1); !errors.Is(err, transport.ErrAborted) {
-				t.Errorf("From after Abort: %v", err)
-			}
-			if err := a.Close(); err != nil {
-				t.Errorf("Close after Abort: %v", err)
-			}
-			// The other side notices without any abort of its own.
-			for {
-				if err := expertIn.ReceivePayload(make([]byte, 1<<20)); err != nil {
-					if errors.Is(err, transport.ErrAborted) || !strings.Contains(err.Error(), "rank 1 with rank 0, A2E, epoch 1") {
-						t.Errorf("the peer of the aborted side got %v", err)
-					}
-					break
-				}
-				if _, err := expertIn.ReceiveHeader(); err != nil {
-					break
-				}
-			}
-		})
+			break
+		}
+		if _, err := expertIn.ReceiveHeader(); err != nil {
+			break
+		}
 	}
 }
 
-func TestNewEpochReplacesTheOld(t *testing.T) {
-	endpoints := []*tcp.Endpoint{listen(t, nil, tcp.Options{}), listen(t, nil, tcp.Options{})}
+func TestNewEpochReplacesTheOld(t *testing.T) { each(t, replaceEpoch) }
+
+func replaceEpoch(t *testing.T, v variant) {
+	endpoints := v.endpoints(t, 2)
 	old := connect(t, 3, 1, endpoints)
 	oldIn := from(t, old[1], 0)
 	blocked := make(chan error, 1)
@@ -573,9 +624,9 @@ func TestRawBytes(t *testing.T) {
 		answer string
 	}{
 		{"garbage", bytes.Repeat([]byte{0xff}, 64), "handshake", ""},
-		{"half a hello, then silence", hello(1, 1)[:10], "handshake", ""},
-		{"another version", hello(9, 1), "version", "version is 9, this side speaks 1"},
-		{"old epoch", hello(1, 1), "epoch", "epoch 1 of rank 0 is over"},
+		{"half a hello, then silence", hello(2, 1)[:10], "handshake", ""},
+		{"another version", hello(9, 1), "version", "version is 9, this side speaks 2"},
+		{"old epoch", hello(2, 1), "epoch", "epoch 1 of rank 0 is over"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			refused := make(chan string, 1)
@@ -627,7 +678,7 @@ func TestOversizedHeaderIsRefused(t *testing.T) {
 					}
 					b := make([]byte, 24)
 					binary.LittleEndian.PutUint32(b, 0x50445046)
-					b[4], b[6], b[8], b[20] = 1, byte(direction+1), 1, 1
+					b[4], b[6], b[8], b[20] = 2, byte(direction+1), 1, 1
 					if _, err := conn.Write(b); err != nil {
 						t.Error(err)
 					}
@@ -696,15 +747,16 @@ func TestCloseEndsAConnectInProgress(t *testing.T) {
 	}
 }
 
-func benchmark(b *testing.B, run func(b *testing.B, s *tcp.TLS)) {
-	b.Run("plain", func(b *testing.B) { run(b, nil) })
-	b.Run("tls", func(b *testing.B) { run(b, security(b, authority(b), instance)) })
+func benchmark(b *testing.B, run func(b *testing.B, v variant)) {
+	for _, v := range variants[:3] {
+		b.Run(v.name, func(b *testing.B) { run(b, v) })
+	}
 }
 
 // BenchmarkThroughput sends messages of 1 MiB one way.
 func BenchmarkThroughput(b *testing.B) {
-	benchmark(b, func(b *testing.B, s *tcp.TLS) {
-		a, e := pair(b, s, tcp.Options{})
+	benchmark(b, func(b *testing.B, v variant) {
+		a, e := v.pair(b)
 		out, in := to(b, a, 1), from(b, e, 0)
 		payload, into := make([]byte, 1<<20), make([]byte, 1<<20)
 		b.SetBytes(1 << 20)
@@ -734,8 +786,8 @@ func BenchmarkThroughput(b *testing.B) {
 
 // BenchmarkRoundTrip sends 4 KiB there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	benchmark(b, func(b *testing.B, s *tcp.TLS) {
-		a, e := pair(b, s, tcp.Options{})
+	benchmark(b, func(b *testing.B, v variant) {
+		a, e := v.pair(b)
 		there, back := to(b, a, 1), to(b, e, 0)
 		atExpert, atAttention := from(b, e, 0), from(b, a, 1)
 		done := make(chan struct{})

@@ -13,7 +13,7 @@ import (
 // is.
 
 // wireVersion is refused when it differs between the two sides.
-const wireVersion = 1
+const wireVersion = 2
 
 const (
 	helloMagic   = 0x50445046 // "FPDP"
@@ -26,6 +26,9 @@ const (
 
 	// maxReason bounds the text of a refusal.
 	maxReason = 512
+	// mayShare in a hello's flags says that the dialler can share memory.
+	mayShare = 1
+
 	// maxWireRank bounds a rank on the wire.
 	maxWireRank = 1 << 20
 )
@@ -51,11 +54,13 @@ func (d direction) String() string {
 // hello is the first frame of a connection: who dials, for which epoch, and
 // what the connection will carry.
 //
-//	magic u32 | version u16 | direction u8 | 0 u8 | epoch u64 | from u32 | to u32
+//	magic u32 | version u16 | direction u8 | flags u8 | epoch u64 | from u32 | to u32
 type hello struct {
 	direction direction
-	epoch     uint64
-	from, to  int
+	// share offers to use shared memory instead of this connection.
+	share    bool
+	epoch    uint64
+	from, to int
 }
 
 // versionError is a hello of another protocol version.
@@ -70,6 +75,9 @@ func (h hello) encode(b *[helloBytes]byte) {
 	le.PutUint32(b[0:], helloMagic)
 	le.PutUint16(b[4:], wireVersion)
 	b[6], b[7] = byte(h.direction), 0
+	if h.share {
+		b[7] = mayShare
+	}
 	le.PutUint64(b[8:], h.epoch)
 	le.PutUint32(b[16:], uint32(h.from)) //nolint:gosec // ranks are checked against maxWireRank.
 	le.PutUint32(b[20:], uint32(h.to))   //nolint:gosec // ranks are checked against maxWireRank.
@@ -85,6 +93,7 @@ func decodeHello(b *[helloBytes]byte) (hello, error) {
 	}
 	h := hello{
 		direction: direction(b[6]),
+		share:     b[7] == mayShare,
 		epoch:     le.Uint64(b[8:]),
 		from:      int(le.Uint32(b[16:])),
 		to:        int(le.Uint32(b[20:])),
@@ -92,8 +101,8 @@ func decodeHello(b *[helloBytes]byte) (hello, error) {
 	switch {
 	case h.direction != a2e && h.direction != e2a:
 		return hello{}, fmt.Errorf("hello direction is %d, want %d (A2E) or %d (E2A)", b[6], a2e, e2a)
-	case b[7] != 0:
-		return hello{}, fmt.Errorf("hello reserved byte is %d, want 0", b[7])
+	case b[7]&^mayShare != 0:
+		return hello{}, fmt.Errorf("hello flags are %#x, this side knows %#x", b[7], mayShare)
 	case h.epoch == 0:
 		return hello{}, fmt.Errorf("hello epoch is 0; epochs begin at 1")
 	case h.from >= maxWireRank || h.to >= maxWireRank:
@@ -133,28 +142,30 @@ func (s status) reason() string {
 	return "handshake"
 }
 
-// reply answers a hello; the reason's text follows the fixed part.
+// reply answers a hello; a text follows the fixed part.
 //
 //	magic u32 | version u16 | status u8 | 0 u8 | epoch u64 | length u32 | text
 type reply struct {
 	status status
 	// epoch is the highest that the answering side has seen.
-	epoch  uint64
-	reason string
+	epoch uint64
+	// text is the reason of a refusal. That of a consent is empty, or a ticket
+	// to share memory: then the dialler answers with one more byte, a verdict.
+	text string
 }
 
 func (r reply) encode() []byte {
-	if len(r.reason) > maxReason {
-		r.reason = r.reason[:maxReason]
+	if len(r.text) > maxReason {
+		r.text = r.text[:maxReason]
 	}
 	le := binary.LittleEndian
-	b := make([]byte, replyBytes, replyBytes+len(r.reason))
+	b := make([]byte, replyBytes, replyBytes+len(r.text))
 	le.PutUint32(b[0:], replyMagic)
 	le.PutUint16(b[4:], wireVersion)
 	b[6] = byte(r.status)
 	le.PutUint64(b[8:], r.epoch)
-	le.PutUint32(b[16:], uint32(len(r.reason))) //nolint:gosec // bounded by maxReason.
-	return append(b, r.reason...)
+	le.PutUint32(b[16:], uint32(len(r.text))) //nolint:gosec // bounded by maxReason.
+	return append(b, r.text...)
 }
 
 // decodeReply decodes the fixed part and returns the length of the text.

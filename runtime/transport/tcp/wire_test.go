@@ -37,10 +37,10 @@ func FuzzHello(f *testing.F) {
 }
 
 func FuzzReply(f *testing.F) {
-	f.Add(reply{status: statusRank, epoch: 8, reason: "rank 3 is no attention rank"}.encode())
+	f.Add(reply{status: statusRank, epoch: 8, text: "rank 3 is no attention rank"}.encode())
 	f.Add(bytes.Repeat([]byte{0xff}, replyBytes))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		err := readReply(bytes.NewReader(data))
+		_, err := readReply(bytes.NewReader(data))
 		if err == nil && (len(data) < replyBytes || data[6] != byte(statusOK)) {
 			t.Fatalf("took %x for consent", data)
 		}
