@@ -6,30 +6,79 @@ namespace findep {
 
 namespace {
 
+// Eight elements in the compiler's vector types, which exist for every
+// instruction set; where registers are narrower it takes several.
+typedef float Floats __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint16_t Halves __attribute__((vector_size(16)));
+constexpr int64_t kLanes = 8;
+
+FINDEP_INLINE void load(Floats& out, const float* p) { memcpy(&out, p, sizeof(out)); }
+
+FINDEP_INLINE void load_words(Words& out, const void* p) {
+  Halves halves;
+  memcpy(&halves, p, sizeof(halves));
+  out = __builtin_convertvector(halves, Words);
+}
+
+FINDEP_INLINE void load(Floats& out, const BF16* p) {
+  Words bits;
+  load_words(bits, p);
+  bits <<= 16;
+  memcpy(&out, &bits, sizeof(out));
+}
+
+// As to_float(F16).
+FINDEP_INLINE void load(Floats& out, const F16* p) {
+  Words half;
+  load_words(half, p);
+  const Words magnitude = (half & 0x7fffu) << 13;
+  Floats scaled;
+  memcpy(&scaled, &magnitude, sizeof(scaled));
+  scaled *= 0x1p112f;
+  Words bits;
+  memcpy(&bits, &scaled, sizeof(bits));
+  bits |= ((half & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+  bits |= (half & 0x8000u) << 16;
+  memcpy(&out, &bits, sizeof(out));
+}
+
+// A product with few rows takes as long as w takes to come from memory. The
+// processor's own prefetcher begins anew at each page, so it is told where
+// the reading will be.
+constexpr int64_t kAheadBytes = 2048;
+
+template <typename T>
+FINDEP_INLINE float dot_row(const float* x, const T* w, int64_t n) {
+  // Independent sums hide the latency of the additions.
+  constexpr int64_t sums = 4, step = sums * kLanes;
+  constexpr size_t line = 64;
+  Floats s[sums] = {};
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    // An integer, since the last prefetches lie behind the matrix.
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(w + i) + kAheadBytes;
+    for (size_t b = 0; b < step * sizeof(T); b += line) __builtin_prefetch(reinterpret_cast<const void*>(ahead + b));
+    for (int64_t k = 0; k < sums; ++k) {
+      Floats xs, ws;
+      load(xs, x + i + k * kLanes);
+      load(ws, w + i + k * kLanes);
+      s[k] += xs * ws;
+    }
+  }
+  const Floats all = (s[0] + s[1]) + (s[2] + s[3]);
+  float total = 0;
+  for (int64_t k = 0; k < kLanes; ++k) total += all[k];
+  for (; i < n; ++i) total += x[i] * to_float(w[i]);
+  return total;
+}
+
+// Row after row, so that w is read in the order in which it lies in memory.
 template <typename T>
 FINDEP_INLINE void dot_rows_body(float* out, const float* x, const T* w, int64_t stride, int64_t rows, int64_t n,
                                  bool accumulate) {
-  int64_t k = 0;
-  // Four rows at a time: four independent sums hide the latency of the
-  // additions, and x is read once for four.
-  for (; k + 4 <= rows; k += 4) {
-    const T *w0 = w + k * stride, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < n; ++i) {
-      s0 += x[i] * to_float(w0[i]);
-      s1 += x[i] * to_float(w1[i]);
-      s2 += x[i] * to_float(w2[i]);
-      s3 += x[i] * to_float(w3[i]);
-    }
-    const float s[4] = {s0, s1, s2, s3};
-    for (int j = 0; j < 4; ++j) out[k + j] = accumulate ? out[k + j] + s[j] : s[j];
-  }
-  for (; k < rows; ++k) {
-    const T* row = w + k * stride;
-    float s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t i = 0; i < n; ++i) s += x[i] * to_float(row[i]);
+  for (int64_t k = 0; k < rows; ++k) {
+    const float s = dot_row(x, w + k * stride, n);
     out[k] = accumulate ? out[k] + s : s;
   }
 }

@@ -103,6 +103,12 @@ func (a *agent) load() error {
 	return a.loadExperts(in, checkpoint)
 }
 
+// weightOptions say how this rank keeps its weights.
+func (a *agent) weightOptions() weights.Options {
+	dtype, _ := a.options.weightType() // Checked when the process started.
+	return weights.Options{DType: dtype, Progress: a.watch.advance}
+}
+
 // reportGPUs tells people and metrics what the driver shows. Ranks on the CPU
 // backend need none, so a missing driver is not an error here.
 func (a *agent) reportGPUs() {
@@ -130,7 +136,7 @@ func (a *agent) kvBlocks(in *plan.Instance) int {
 }
 
 func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint) error {
-	w, err := weights.LoadAttention(a.device, checkpoint, a.shape, weights.Options{Progress: a.watch.advance})
+	w, err := weights.LoadAttention(a.device, checkpoint, a.shape, a.weightOptions())
 	if err != nil {
 		return err
 	}
@@ -149,7 +155,7 @@ func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint)
 
 func (a *agent) loadExperts(in *plan.Instance, checkpoint *weights.Checkpoint) error {
 	first, last := weights.ExpertRange(a.shape.MoE.Experts, in.ExpertRanks, a.options.Rank-in.AttentionRanks)
-	w, err := weights.LoadExperts(a.device, checkpoint, a.shape, first, last, weights.Options{Progress: a.watch.advance})
+	w, err := weights.LoadExperts(a.device, checkpoint, a.shape, first, last, a.weightOptions())
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/findep/findep-operator/runtime/backend"
 	"github.com/findep/findep-operator/runtime/executor/harness"
 	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/weights"
 )
 
 // tolerance is the largest difference to the logits of transformers that is
@@ -146,6 +148,29 @@ func checkClose(t *testing.T, f family, prompts []harness.Prompt, got []harness.
 		}
 		if d := maxDifference(want[i].PromptLogits, got[i].PromptLogits); !(d <= 1e-5) {
 			t.Errorf("prompt %d: logits differ from one expert rank's by %v", i, d)
+		}
+	}
+}
+
+// Weights of a BF16 checkpoint that stay BF16 are widened exactly when they are
+// used, so outputs are those of weights kept in F32.
+func TestBF16WeightsOfABF16CheckpointLoseNothing(t *testing.T) {
+	prompts := randomPrompts(tinyShape(t).VocabSize, 40, 1, 6)
+	generate := func(dtype backend.DType) []harness.Completion {
+		in := instance(t, harness.Config{Shape: tinyShape(t), Checkpoint: tinyModel, Attention: 1, Expert: 2, Weights: weights.Options{DType: dtype}})
+		got, err := in.Generate(t.Context(), prompts, harness.Options{Plan: finDEP(2, 2, 2, plan.ASAS)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	want, got := generate(backend.F32), generate(backend.BF16)
+	for i := range want {
+		if diff := cmp.Diff(want[i].Tokens, got[i].Tokens); diff != "" {
+			t.Errorf("prompt %d: tokens differ (-F32 +BF16):\n%s", i, diff)
+		}
+		if d := maxDifference(want[i].PromptLogits, got[i].PromptLogits); !(d <= 1e-4) {
+			t.Errorf("prompt %d: logits differ by %v", i, d)
 		}
 	}
 }

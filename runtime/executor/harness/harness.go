@@ -36,6 +36,10 @@ type Config struct {
 	// longest sequence, MaxStepTokens the largest step of one rank; 0 means
 	// 4096 tokens, as far as the model allows.
 	KVTokens, MaxContextTokens, MaxStepTokens int
+	// Threads bounds each rank's host threads for one operation; 0 means one.
+	Threads int
+	// Weights choose how weights are stored.
+	Weights weights.Options
 	// Depth is the number of messages a link holds, see inproc.NewHub.
 	Depth int
 	// Now is the clock of all ranks; nil gives each its own.
@@ -55,6 +59,7 @@ func (c *Config) defaults() {
 	if c.MaxStepTokens == 0 {
 		c.MaxStepTokens = usual
 	}
+	c.Threads = max(c.Threads, 1)
 }
 
 // Instance is a set of ranks with their meshes.
@@ -110,7 +115,7 @@ func (in *Instance) addRank(ckpt *weights.Checkpoint, rank int) error {
 
 func (in *Instance) addAttention(ckpt *weights.Checkpoint, dev backend.Device, rank int) error {
 	c := in.Config
-	w, err := weights.LoadAttention(dev, ckpt, c.Shape, weights.Options{})
+	w, err := weights.LoadAttention(dev, ckpt, c.Shape, c.Weights)
 	if err != nil {
 		return err
 	}
@@ -118,7 +123,7 @@ func (in *Instance) addAttention(ckpt *weights.Checkpoint, dev backend.Device, r
 	r, err := executor.NewAttention(executor.AttentionConfig{
 		Rank: rank, AttentionRanks: c.Attention, ExpertRanks: c.Expert, Shape: c.Shape, Device: dev, Weights: w,
 		KVBlocks:         (c.KVTokens + kvcache.BlockTokens - 1) / kvcache.BlockTokens,
-		MaxContextTokens: c.MaxContextTokens, MaxStepTokens: c.MaxStepTokens, Threads: 1, Now: c.Now,
+		MaxContextTokens: c.MaxContextTokens, MaxStepTokens: c.MaxStepTokens, Threads: c.Threads, Now: c.Now,
 	})
 	if err != nil {
 		return err
@@ -131,14 +136,14 @@ func (in *Instance) addAttention(ckpt *weights.Checkpoint, dev backend.Device, r
 func (in *Instance) addExpert(ckpt *weights.Checkpoint, dev backend.Device, rank int) error {
 	c := in.Config
 	first, last := weights.ExpertRange(c.Shape.MoE.Experts, c.Expert, rank-c.Attention)
-	w, err := weights.LoadExperts(dev, ckpt, c.Shape, first, last, weights.Options{})
+	w, err := weights.LoadExperts(dev, ckpt, c.Shape, first, last, c.Weights)
 	if err != nil {
 		return err
 	}
 	in.frees = append(in.frees, w.Free)
 	r, err := executor.NewExpert(executor.ExpertConfig{
 		Rank: rank, AttentionRanks: c.Attention, ExpertRanks: c.Expert, Shape: c.Shape, Device: dev, Weights: w,
-		MaxStepTokens: c.MaxStepTokens, Threads: 1, Now: c.Now,
+		MaxStepTokens: c.MaxStepTokens, Threads: c.Threads, Now: c.Now,
 	})
 	if err != nil {
 		return err
