@@ -35,13 +35,13 @@ const (
 	// arrive in seconds instead of minutes.
 	AnnotationConfigHash = Group + "/config-hash"
 	// AnnotationConfigNudge is on a leader's pod whose volume did not follow the
-	// ConfigMap: the kubelet may have heard of the pod's change before that of the
-	// ConfigMap, and would look again a minute later. Another value makes it look.
+	// Secret: the kubelet may have heard of the pod's change before that of the
+	// Secret, and would look again a minute later. Another value makes it look.
 	AnnotationConfigNudge = Group + "/config-nudge"
 	// AnnotationWorldRank is on pods of the engine VLLMAFD: the rank in the plugin's
 	// own order, ffn ranks first, by which NCCL and the plugin call it in their logs.
 	AnnotationWorldRank = Group + "/vllm-world-rank"
-	// AnnotationDecision is on an instance's ConfigMap: what was decided when the
+	// AnnotationDecision is on an instance's Secret: what was decided when the
 	// revision's first instance was made. It keeps an upgraded operator, with a
 	// better solver or newer images, from restarting pods whose spec is unchanged.
 	AnnotationDecision = Group + "/decision"

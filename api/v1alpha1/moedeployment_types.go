@@ -443,6 +443,7 @@ const (
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Available")].message`,priority=1,description="The status in a sentence"
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 45",message="metadata.name must have at most 45 characters: pods are called <name>-<instance>-ag-<rank>, which must fit in a DNS label of 63"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",message="metadata.name must start with a letter and hold only lower-case letters, digits and '-', since a Service of the same name is made"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'findep-ranks'",message="metadata.name must not be findep-ranks, which is the Service by which the ranks of all MoEDeployments of a namespace find each other"
 type MoEDeployment struct {
 	metav1.TypeMeta `json:",inline"`
 

@@ -26,7 +26,7 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// maxConfigBytes is a ConfigMap's limit.
+// maxConfigBytes is a Secret's limit.
 const maxConfigBytes = 1 << 20
 
 // options are the command's flags.

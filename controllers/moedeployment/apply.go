@@ -5,6 +5,7 @@ package moedeployment
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 
@@ -25,12 +26,20 @@ type child = render.Child
 // every rendered field is left alone, so that nothing is written at rest, and
 // what somebody else changed in our fields is put right.
 func (r *Reconciler) apply(ctx context.Context, s *scope, wanted child, existing client.Object) error {
-	if existing == nil || reflect.ValueOf(existing).IsNil() {
+	if absent(existing) {
 		if err := r.ensureFree(ctx, s, wanted); err != nil {
 			return err
 		}
-	} else if same, err := holds(existing, wanted); err != nil || same {
-		return err
+	}
+	return r.put(ctx, wanted, existing)
+}
+
+// put is apply for an object that is known to be absent or the operator's own.
+func (r *Reconciler) put(ctx context.Context, wanted child, existing client.Object) error {
+	if !absent(existing) {
+		if same, err := holds(existing, wanted); err != nil || same {
+			return err
+		}
 	}
 	return r.send(ctx, wanted)
 }
@@ -64,10 +73,16 @@ func (r *Reconciler) ensureFree(ctx context.Context, s *scope, wanted child) err
 		return nil
 	case err != nil:
 		return err
-	case !metav1.IsControlledBy(o, s.deployment):
-		return fmt.Errorf("%s %q exists and does not belong to this MoEDeployment; rename or remove one of them", o.Kind, o.Name)
 	}
-	return nil
+	return s.mine(o, o.Kind)
+}
+
+// mine is an error unless an object belongs to the deployment.
+func (s *scope) mine(o metav1.Object, kind string) error {
+	if metav1.IsControlledBy(o, s.deployment) {
+		return nil
+	}
+	return fmt.Errorf("%s %q exists and does not belong to this MoEDeployment; rename or remove one of them", kind, o.GetName())
 }
 
 // convert turns an apply configuration into the object that it describes.
@@ -130,14 +145,14 @@ func within(wanted, live any) bool {
 	}
 }
 
-// reconcileServices makes the two Services of the deployment.
+// reconcileServices makes the Service of the deployment, and what it shares with
+// others.
 func (r *Reconciler) reconcileServices(ctx context.Context, s *scope) error {
 	if !s.resolved.OK() && len(s.services) == 0 {
 		return nil
 	}
-	headless, leader := render.HeadlessService(s.owner), render.LeaderService(s.owner)
-	if err := r.apply(ctx, s, headless, s.services[*headless.Name]); err != nil {
-		return err
-	}
-	return r.apply(ctx, s, leader, s.services[*leader.Name])
+	leader := render.LeaderService(s.owner)
+	return errors.Join(
+		r.reconcileShared(ctx, s.owner.Namespace),
+		r.apply(ctx, s, leader, s.services[*leader.Name]))
 }

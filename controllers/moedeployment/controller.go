@@ -55,15 +55,16 @@ type Reconciler struct {
 	// ClusterReads says that GPUProfiles and nodes may be read. Without it only
 	// groups.*.profileRef with a preset, and the cpu preset, are known.
 	ClusterReads bool
-	// DisruptionBudgets and NetworkPolicies say whether deployments get one.
+	// DisruptionBudgets says whether deployments with more than one instance get
+	// one, NetworkPolicies whether namespaces with deployments do.
 	DisruptionBudgets, NetworkPolicies bool
 }
 
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/status,verbs=patch
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments/finalizers,verbs=update
-// +kubebuilder:rbac:groups="",resources=pods;configmaps;secrets,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=pods;secrets;services,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
 // +kubebuilder:rbac:groups=scheduling.k8s.io,resources=podgroups,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=apps,resources=controllerrevisions,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,verbs=get;list;watch;create;patch;delete
@@ -81,8 +82,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 	if err := r.Client.Get(ctx, req.NamespacedName, &d); err != nil {
 		if apierrors.IsNotFound(err) {
 			withdraw(req.NamespacedName)
+			return ctrl.Result{}, r.reconcileNamespace(ctx, req.Namespace)
 		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, err
 	}
 	s := newScope(&d, r.Clock.Now())
 	// Whatever happens below, the status says how far it got.
@@ -104,6 +106,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 	s.resolved = resolve.Resolve(&d, s.facts)
 	s.considerRollout()
 	s.considerRecovery()
+	s.planInstances()
 	// From here on the phases are independent enough that one that fails must
 	// not keep the others from their work.
 	var errs []error
@@ -112,7 +115,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		run  phase
 	}{
 		{"history", r.reconcileRevisions},
-		{"certificates", r.reconcileCertificates},
+		{"secrets", r.reconcileSecrets},
 		{"services", r.reconcileServices},
 		{"protection", r.reconcileProtection},
 		{"engine", r.reconcileEngine},

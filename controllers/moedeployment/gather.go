@@ -9,7 +9,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,19 +64,15 @@ func index[T any, P interface {
 
 func (r *Reconciler) gatherChildren(ctx context.Context, s *scope) error {
 	var services corev1.ServiceList
-	var configs corev1.ConfigMapList
 	var secrets corev1.SecretList
 	var revisions appsv1.ControllerRevisionList
-	for _, list := range []client.ObjectList{&services, &configs, &secrets, &revisions} {
+	for _, list := range []client.ObjectList{&services, &secrets, &revisions} {
 		if err := r.owned(ctx, s, list); err != nil {
 			return err
 		}
 	}
-	s.services, s.configs, s.secrets = index(s, services.Items), index(s, configs.Items), index(s, secrets.Items)
+	s.services, s.secrets = index(s, services.Items), index(s, secrets.Items)
 	s.revisions = index(s, revisions.Items)
-	for _, c := range s.configs {
-		s.noticeInstance(c)
-	}
 	for _, c := range s.secrets {
 		s.noticeInstance(c)
 	}
@@ -86,19 +81,10 @@ func (r *Reconciler) gatherChildren(ctx context.Context, s *scope) error {
 
 func (r *Reconciler) gatherProtection(ctx context.Context, s *scope) error {
 	var budgets policyv1.PodDisruptionBudgetList
-	var policies networkingv1.NetworkPolicyList
-	for _, list := range []client.ObjectList{&budgets, &policies} {
-		if err := r.owned(ctx, s, list); err != nil {
-			return err
-		}
+	if err := r.owned(ctx, s, &budgets); err != nil {
+		return err
 	}
-	// A nil pointer in an interface would not look absent.
-	if b := index(s, budgets.Items)[s.owner.Name]; b != nil {
-		s.budget = b
-	}
-	if p := index(s, policies.Items)[s.owner.Name]; p != nil {
-		s.policy = p
-	}
+	s.budget = index(s, budgets.Items)[s.owner.Name]
 	return nil
 }
 
@@ -162,7 +148,7 @@ func (r *Reconciler) factReader() FactReader {
 // existingDecision is what the running instances of a revision were made from.
 func (s *scope) existingDecision(revision string) *resolve.Decision {
 	for _, i := range s.instances {
-		c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]
+		c := s.secrets[render.SecretName(s.owner.Name, i.index)]
 		if c == nil || c.Labels[v1alpha1.LabelRevision] != revision {
 			continue
 		}

@@ -26,13 +26,18 @@ const defaultBackoff = 5 * time.Second
 // nudgeInterval is the time a changed configuration is given to arrive.
 const nudgeInterval = 10 * time.Second
 
-// reconcileInstances plans and carries out what each instance needs. One that
-// fails does not keep the others from their turn.
+// planInstances decides what each instance needs.
+func (s *scope) planInstances() {
+	for i, action := range planRollout(s.rolloutFacts(), s.rolloutLimits()) {
+		s.instances[i].action = action
+	}
+}
+
+// reconcileInstances carries out what each instance needs. One that fails does
+// not keep the others from their turn.
 func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
-	actions := planRollout(s.rolloutFacts(), s.rolloutLimits())
 	var errs []error
-	for i, in := range s.instances {
-		in.action = actions[i]
+	for _, in := range s.instances {
 		if err := r.carryOut(ctx, s, in); err != nil {
 			errs = append(errs, fmt.Errorf("instance %d: %w", in.index, err))
 		}
@@ -69,17 +74,15 @@ func (r *Reconciler) carryOut(ctx context.Context, s *scope, i *instance) error 
 	}
 }
 
-// completeInstance applies the instance's configuration and makes the pods it
-// lacks.
+// completeInstance makes the pods that an instance lacks.
 func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance) error {
-	if s.authority == nil {
-		// Pods without certificates could not start; the failure is reported.
+	if !i.configured {
+		// Pods without configuration and certificate could not start; the failure is
+		// reported.
 		return nil
 	}
-	in, err := r.applyConfig(ctx, s, i)
-	if err != nil {
-		return err
-	}
+	in := s.input(i)
+	in.ConfigHash = i.configHash
 	if ready, err := r.reconcileGang(ctx, s, i, in); err != nil || !ready {
 		return err
 	}
@@ -97,29 +100,6 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		s.note(v1alpha1.ReasonCreating, "Create", "Created %d of the %d pods of instance %d", made, in.Attention+in.Expert, i.index)
 	}
 	return errors.Join(append(errs, err)...)
-}
-
-// applyConfig renders and applies the ConfigMap, and returns what the rest of
-// the instance is rendered from.
-func (r *Reconciler) applyConfig(ctx context.Context, s *scope, i *instance) (*render.Input, error) {
-	in := s.input(i)
-	config := s.config(i)
-	hash, err := plan.Hash(config)
-	if err != nil {
-		return nil, err
-	}
-	if in.VLLM == nil {
-		in.ConfigHash, i.configHash = hash, hash
-	}
-	wanted, err := render.ConfigMap(in, config)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.apply(ctx, s, wanted, s.configs[*wanted.Name]); err != nil {
-		return nil, fmt.Errorf("ConfigMap: %w", err)
-	}
-	i.scheduleHash, err = config.ScheduleHash()
-	return in, err
 }
 
 func (s *scope) input(i *instance) *render.Input {
@@ -256,14 +236,7 @@ func (r *Reconciler) removeInstance(ctx context.Context, s *scope, i *instance) 
 	if err := r.deleteGang(ctx, s, i); err != nil {
 		return err
 	}
-	var errs []error
-	if c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]; c != nil {
-		errs = append(errs, r.delete(ctx, c))
-	}
-	if c := s.secrets[render.TLSSecretName(s.owner.Name, i.index)]; c != nil {
-		errs = append(errs, r.delete(ctx, c))
-	}
-	return errors.Join(errs...)
+	return r.removeSecret(ctx, s, i)
 }
 
 // delete deletes exactly the object that was read: not a namesake that has taken

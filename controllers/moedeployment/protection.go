@@ -4,7 +4,6 @@ package moedeployment
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -12,23 +11,21 @@ import (
 	"github.com/findep/findep-operator/controllers/render"
 )
 
-// reconcileProtection makes the PodDisruptionBudget and the NetworkPolicy of the
-// deployment, or removes them where they are switched off.
+// reconcileProtection makes the PodDisruptionBudget of the deployment, or removes
+// it where it is switched off or has nothing to hold back.
 func (r *Reconciler) reconcileProtection(ctx context.Context, s *scope) error {
-	budget := render.DisruptionBudget(s.owner, int(s.replicas()), s.resolved.Decision.Attention+s.resolved.Decision.Expert, s.maxUnavailable())
-	var errs []error
-	if err := r.protect(ctx, s, r.DisruptionBudgets, budget, s.budget); err != nil {
-		errs = append(errs, fmt.Errorf("PodDisruptionBudget: %w", err))
+	d := &s.resolved.Decision
+	budget := render.DisruptionBudget(s.owner, int(s.replicas()), d.Attention+d.Expert, s.maxUnavailable())
+	useful := budget != nil || !s.resolved.OK()
+	if err := r.protect(ctx, s, r.DisruptionBudgets && useful, budget, s.budget); err != nil {
+		return fmt.Errorf("PodDisruptionBudget: %w", err)
 	}
-	if err := r.protect(ctx, s, r.NetworkPolicies, render.NetworkPolicy(s.owner), s.policy); err != nil {
-		errs = append(errs, fmt.Errorf("NetworkPolicy: %w", err))
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (r *Reconciler) protect(ctx context.Context, s *scope, enabled bool, wanted child, existing client.Object) error {
 	switch {
-	case !enabled && existing != nil:
+	case !enabled && !absent(existing):
 		return r.delete(ctx, existing)
 	case !enabled, !s.resolved.OK():
 		// What protects running instances stays as it is until the spec makes sense.

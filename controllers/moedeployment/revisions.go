@@ -21,6 +21,10 @@ import (
 // historyLimit is the number of revisions that are kept beside those in use.
 const historyLimit = 10
 
+// maxFirstRevision is the largest intent, in bytes, that goes into a Secret, which
+// may have a mebibyte. A model's config.json, if there is one, is most of it.
+const maxFirstRevision = 128 << 10
+
 // rolloutLimits are the user's bounds, with the defaults filled in.
 func (s *scope) rolloutLimits() rolloutLimits {
 	rollout := s.deployment.Spec.Rollout
@@ -117,7 +121,7 @@ func (s *scope) revisionOfInstance(i *instance) string {
 	for _, pod := range sorted(i.pods) {
 		return revisionOf(pod)
 	}
-	if c := s.configs[render.ConfigMapName(s.owner.Name, i.index)]; c != nil {
+	if c := s.secrets[render.SecretName(s.owner.Name, i.index)]; c != nil {
 		return c.Labels[v1alpha1.LabelRevision]
 	}
 	return ""
@@ -127,12 +131,8 @@ func (s *scope) revisionOfInstance(i *instance) string {
 // and from the decision that its instances were made from; nil if it is not
 // known any more.
 func (s *scope) resolveRevision(revision string) *resolve.Result {
-	stored := s.revisions[render.RevisionName(s.owner.Name, revision)]
-	if stored == nil {
-		return nil
-	}
-	var intent resolve.Intent
-	if err := json.Unmarshal(stored.Data.Raw, &intent); err != nil {
+	intent := s.intentOf(revision)
+	if intent == nil {
 		return nil
 	}
 	d, config := intent.Restore(s.deployment)
@@ -145,26 +145,94 @@ func (s *scope) resolveRevision(revision string) *resolve.Result {
 	return r
 }
 
-// reconcileRevisions keeps a ControllerRevision of every intent of the user that
-// was carried out, the newest with the highest number, and forgets the oldest.
+// intentOf finds the intent of a revision; nil if it is not kept.
+func (s *scope) intentOf(revision string) *resolve.Intent {
+	stored := s.revisions[render.RevisionName(s.owner.Name, revision)]
+	if stored == nil {
+		if first := s.storedFirst(); first != nil && first.Revision == revision {
+			return &first.Intent
+		}
+		return nil
+	}
+	var intent resolve.Intent
+	if err := json.Unmarshal(stored.Data.Raw, &intent); err != nil {
+		return nil
+	}
+	return &intent
+}
+
+// storedFirst is the revision that is kept in the Secret of instance 0; nil if
+// there is none.
+func (s *scope) storedFirst() *render.FirstRevision {
+	var first render.FirstRevision
+	stored := render.ReadSecret(s.secrets[render.SecretName(s.owner.Name, 0)]).First
+	if len(stored) == 0 || json.Unmarshal(stored, &first) != nil {
+		return nil
+	}
+	return &first
+}
+
+// reconcileRevisions keeps every intent of the user that was carried out: the
+// first in the Secret of instance 0, and as ControllerRevisions as soon as there
+// is a second, the newest with the highest number. It forgets the oldest.
 func (r *Reconciler) reconcileRevisions(ctx context.Context, s *scope) error {
+	if len(s.revisions) == 0 {
+		s.first = render.ReadSecret(s.secrets[render.SecretName(s.owner.Name, 0)]).First
+	}
 	if !s.resolved.OK() {
 		return nil
 	}
+	intent := resolve.IntentOf(s.deployment, s.facts.Config)
 	name := render.RevisionName(s.owner.Name, s.resolved.Revision)
 	number := nextNumber(s.revisions, name)
-	wanted, err := render.ControllerRevision(s.owner, s.resolved.Revision, number, resolve.IntentOf(s.deployment, s.facts.Config))
-	if err != nil {
-		return err
+	if len(s.revisions) == 0 {
+		first := s.storedFirst()
+		if first == nil || first.Revision == s.resolved.Revision {
+			kept, err := s.keepFirst(intent)
+			if err != nil || kept {
+				return err
+			}
+		} else {
+			if err := r.record(ctx, s, first.Revision, 1, first.Intent); err != nil {
+				return err
+			}
+			number = 2
+		}
 	}
-	if err := r.apply(ctx, s, wanted, s.revisions[name]); err != nil {
-		return fmt.Errorf("ControllerRevision: %w", err)
+	if err := r.record(ctx, s, s.resolved.Revision, number, intent); err != nil {
+		return err
 	}
 	var errs []error
 	for _, old := range s.superfluous(name) {
 		errs = append(errs, r.delete(ctx, old))
 	}
 	return errors.Join(errs...)
+}
+
+// keepFirst keeps the first revision for the Secret, unless it is too large to
+// share it with everything else there.
+func (s *scope) keepFirst(intent resolve.Intent) (bool, error) {
+	b, err := json.Marshal(render.FirstRevision{Revision: s.resolved.Revision, Intent: intent})
+	if err != nil {
+		return false, fmt.Errorf("revision %s: %w", s.resolved.Revision, err)
+	}
+	if len(b) > maxFirstRevision {
+		return false, nil
+	}
+	s.first = b
+	return true, nil
+}
+
+// record applies a ControllerRevision.
+func (r *Reconciler) record(ctx context.Context, s *scope, revision string, number int64, intent resolve.Intent) error {
+	wanted, err := render.ControllerRevision(s.owner, revision, number, intent)
+	if err != nil {
+		return err
+	}
+	if err := r.apply(ctx, s, wanted, s.revisions[*wanted.Name]); err != nil {
+		return fmt.Errorf("ControllerRevision: %w", err)
+	}
+	return nil
 }
 
 // nextNumber is the number of the current revision: the highest of all, its own

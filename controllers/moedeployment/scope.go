@@ -9,10 +9,10 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/certs"
@@ -33,25 +33,25 @@ type scope struct {
 
 	// gathered says that everything below up to facts was read. Set by gather.
 	gathered bool
-	// services, configs and secrets are the children by name. Set by gather.
+	// services and secrets are the children by name. Set by gather.
 	services map[string]*corev1.Service
-	configs  map[string]*corev1.ConfigMap
 	secrets  map[string]*corev1.Secret
 	// instances are in order of index: those wanted, and those that still have
 	// children. Set by gather.
 	instances []*instance
 	// revisions are the ControllerRevisions by name. Set by gather.
 	revisions map[string]*appsv1.ControllerRevision
-	// budget and policy are the PodDisruptionBudget and the NetworkPolicy; nil if
-	// there are none. Set by gather.
-	budget, policy client.Object
+	// budget is the PodDisruptionBudget; nil if there is none. Set by gather.
+	budget *policyv1.PodDisruptionBudget
 	// facts is what resolve decides from. Set by gather.
 	facts resolve.Facts
 
 	// resolved is what shall be made. Set by Reconcile; nil during deletion.
 	resolved *resolve.Result
-	// authority issues certificates. Set by reconcileCertificates; nil if that
-	// failed.
+	// first is the first revision, as render.FirstRevision in JSON, as long as there
+	// is no other. Set by reconcileRevisions.
+	first []byte
+	// authority issues certificates. Set by reconcileSecrets; nil if that failed.
 	authority *certs.Authority
 
 	// requeueAfter is the earliest time at which there is something to do that no
@@ -85,11 +85,14 @@ type instance struct {
 	history history
 	remedy  remedy
 
-	// action is what this pass does with it. Set by reconcileInstances.
+	// action is what this pass does with it. Set by planInstances.
 	action action
-	// scheduleHash identifies the schedule settings that were applied, configHash
-	// the whole configuration. Set by reconcileInstances; empty if they were not.
+	// scheduleHash identifies the schedule settings that it is to have, configHash
+	// the whole configuration. Set by reconcileSecrets.
 	scheduleHash, configHash string
+	// configured says that its Secret has that configuration. Set by
+	// reconcileSecrets.
+	configured bool
 	// observation is what the leader says, observeError why it says nothing.
 	// Set by observe; both are empty if there is no leader to ask.
 	observation  *plan.Observation
@@ -130,6 +133,16 @@ func (s *scope) note(reason, action, format string, args ...any) {
 
 func (s *scope) statusChanged() bool {
 	return !equality.Semantic.DeepEqual(s.original.Status, s.deployment.Status)
+}
+
+// find returns the instance with an index; nil if there is none.
+func (s *scope) find(index int32) *instance {
+	for _, i := range s.instances {
+		if i.index == index {
+			return i
+		}
+	}
+	return nil
 }
 
 // byIndex returns the instance with an index, making it if need be.

@@ -27,11 +27,11 @@ import (
 )
 
 // CacheObjects restricts what the manager's cache holds to our own children:
-// without it, every Secret and ConfigMap of the cluster would be in memory.
+// without it, every Secret of the cluster would be in memory.
 func CacheObjects() map[client.Object]cache.ByObject {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})}
 	return map[client.Object]cache.ByObject{
-		&corev1.Pod{}: {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.ConfigMap{}: ours, &corev1.Secret{}: ours,
+		&corev1.Pod{}: {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,
 	}
@@ -73,10 +73,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 		For(&v1alpha1.MoEDeployment{}, deployment).
 		Watches(&corev1.Pod{}, children).
 		Watches(&corev1.Service{}, children).
-		Watches(&corev1.ConfigMap{}, children).
+		Watches(&corev1.Service{}, namespaceOf()).
 		Watches(&corev1.Secret{}, children).
 		Watches(&policyv1.PodDisruptionBudget{}, children, own).
 		Watches(&networkingv1.NetworkPolicy{}, children).
+		Watches(&networkingv1.NetworkPolicy{}, namespaceOf()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency})
 	if r.GangServed {
 		b = b.Watches(&schedulingv1beta1.PodGroup{}, children)

@@ -37,18 +37,19 @@ func Config(owner Owner, index int32, r *resolve.Result) *plan.Instance {
 }
 
 // Instance renders every object that an instance of a deployment consists of,
-// its certificates excepted, in the order in which the operator makes them.
+// the certificates in its Secret excepted, in the order in which the operator
+// makes them.
 func Instance(owner Owner, index int32, r *resolve.Result) ([]any, error) {
 	in, config := NewInput(owner, index, r), Config(owner, index, r)
 	var err error
 	if in.ConfigHash, err = plan.Hash(config); err != nil {
 		return nil, fmt.Errorf("instance %d: %w", index, err)
 	}
-	configMap, err := ConfigMap(in, config)
-	if err != nil {
+	var content SecretContent
+	if err := content.Configure(in, config); err != nil {
 		return nil, err
 	}
-	objects := []any{configMap}
+	objects := []any{Secret(owner, index, content)}
 	for _, o := range GangObjects(in) {
 		objects = append(objects, o)
 	}

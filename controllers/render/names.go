@@ -13,12 +13,10 @@ import (
 // LeaderServiceName is the Service that clients send requests to.
 func LeaderServiceName(deployment string) string { return deployment }
 
-// HeadlessServiceName is the Service that gives every pod a DNS name.
-func HeadlessServiceName(deployment string) string { return deployment + "-ranks" }
-
-// CASecretName is the Secret with the deployment's certificate authority. Only
-// the operator reads it.
-func CASecretName(deployment string) string { return deployment + "-ca" }
+// RanksName is the headless Service of a namespace that gives every pod of every
+// instance in it a DNS name, and the NetworkPolicy around them. No MoEDeployment
+// can have this name, which would be that of its own Service.
+const RanksName = "findep-ranks"
 
 // InstanceName is the common prefix of an instance's children, and the name of
 // its PodGroup.
@@ -26,14 +24,9 @@ func InstanceName(deployment string, index int32) string {
 	return fmt.Sprintf("%s-%d", deployment, index)
 }
 
-// ConfigMapName is the ConfigMap with an instance's configuration.
-func ConfigMapName(deployment string, index int32) string {
-	return InstanceName(deployment, index) + "-config"
-}
-
-// TLSSecretName is the Secret with an instance's certificate.
-func TLSSecretName(deployment string, index int32) string {
-	return InstanceName(deployment, index) + "-tls"
+// SecretName is the Secret with an instance's configuration and certificate.
+func SecretName(deployment string, index int32) string {
+	return InstanceName(deployment, index) + "-instance"
 }
 
 // RevisionName is the ControllerRevision that keeps a revision.
@@ -51,8 +44,13 @@ func PodName(deployment string, index int32, attention, rank int) string {
 // Host is the DNS name of the pod that holds a rank. It leaves out the cluster's
 // domain, which pods find through their search list.
 func Host(namespace, deployment string, index int32, attention, rank int) string {
-	return fmt.Sprintf("%s.%s.%s.svc", PodName(deployment, index, attention, rank),
-		HeadlessServiceName(deployment), namespace)
+	return fmt.Sprintf("%s.%s.%s.svc", PodName(deployment, index, attention, rank), RanksName, namespace)
+}
+
+// SharedLabels are on everything that the operator makes. In a namespace they
+// select the pods of all deployments.
+func SharedLabels() map[string]string {
+	return map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue}
 }
 
 // DeploymentLabels are on every child of a deployment and select them all.

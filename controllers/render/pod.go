@@ -13,6 +13,7 @@ import (
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/resolve"
+	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/plan"
 )
 
@@ -49,7 +50,7 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 	group := in.group(rank)
 	spec := corev1ac.PodSpec().
 		WithHostname(PodName(in.Owner.Name, in.Index, in.Attention, rank)).
-		WithSubdomain(HeadlessServiceName(in.Owner.Name)).
+		WithSubdomain(RanksName).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
 		WithRestartPolicy(corev1.RestartPolicyAlways).
@@ -184,14 +185,24 @@ func modelMount(in *Input) *corev1ac.VolumeMountApplyConfiguration {
 
 func volumes(in *Input) []*corev1ac.VolumeApplyConfiguration {
 	return []*corev1ac.VolumeApplyConfiguration{
-		corev1ac.Volume().WithName("config").WithConfigMap(corev1ac.ConfigMapVolumeSource().
-			WithName(ConfigMapName(in.Owner.Name, in.Index))),
-		corev1ac.Volume().WithName("tls").WithSecret(corev1ac.SecretVolumeSource().
-			WithSecretName(TLSSecretName(in.Owner.Name, in.Index)).WithDefaultMode(0o440)),
+		part(in, "config", plan.InstanceFile),
+		part(in, "tls", identity.CAFile, identity.CertFile, identity.KeyFile),
 		corev1ac.Volume().WithName("run").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
 		corev1ac.Volume().WithName("tmp").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
 		modelVolume(in),
 	}
+}
+
+// part is a volume with some files of the instance's Secret. The others stay out
+// of the pod: the authority's key is the operator's alone, and the server, which
+// may be the user's, does not see the ranks' key.
+func part(in *Input, name string, files ...string) *corev1ac.VolumeApplyConfiguration {
+	source := corev1ac.SecretVolumeSource().
+		WithSecretName(SecretName(in.Owner.Name, in.Index)).WithDefaultMode(0o440)
+	for _, file := range files {
+		source.WithItems(corev1ac.KeyToPath().WithKey(file).WithPath(file))
+	}
+	return corev1ac.Volume().WithName(name).WithSecret(source)
 }
 
 func modelVolume(in *Input) *corev1ac.VolumeApplyConfiguration {

@@ -24,7 +24,13 @@ import (
 // evicted. The first pod of an instance therefore takes the budget, and the rest
 // of the same instance goes freely. The budget is one pod for the last instance,
 // not a whole one, because other instances' pods would fill it up.
+//
+// Where all instances may be down at once there is nothing to hold back, and no
+// budget (nil): the first eviction would be allowed, and the rest follow freely.
 func DisruptionBudget(owner Owner, instances, size, unavailable int) *policyac.PodDisruptionBudgetApplyConfiguration {
+	if instances <= max(1, unavailable) {
+		return nil
+	}
 	evictable := 1 + (max(1, unavailable)-1)*size
 	// A minimum, since Kubernetes would take the scale of the MoEDeployment, which
 	// counts instances, for the number of pods that a maximum refers to.
@@ -38,21 +44,22 @@ func DisruptionBudget(owner Owner, instances, size, unavailable int) *policyac.P
 			WithSelector(metav1ac.LabelSelector().WithMatchLabels(DeploymentLabels(owner.Name))))
 }
 
-// NetworkPolicy lets anyone ask the model and read metrics, ranks of the same
-// deployment reach each other, and the manager read leaders; nothing else may
-// connect. What pods connect to is not restricted.
-func NetworkPolicy(owner Owner) *networkingac.NetworkPolicyApplyConfiguration {
-	peers := networkingac.NetworkPolicyPeer().
-		WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(DeploymentLabels(owner.Name)))
+// NetworkPolicy lets anyone ask the models of a namespace and read metrics, ranks
+// reach each other, and the manager read leaders; nothing else may connect. What
+// pods connect to is not restricted. It is one for all deployments of the
+// namespace: what keeps their ranks apart is that each deployment trusts its own
+// certificate authority only.
+func NetworkPolicy(namespace string) *networkingac.NetworkPolicyApplyConfiguration {
+	ranks := metav1ac.LabelSelector().WithMatchLabels(SharedLabels())
+	peers := networkingac.NetworkPolicyPeer().WithPodSelector(ranks)
 	manager := networkingac.NetworkPolicyPeer().
 		WithNamespaceSelector(metav1ac.LabelSelector()).
 		WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(map[string]string{v1alpha1.LabelComponent: v1alpha1.ComponentManager}))
-	return networkingac.NetworkPolicy(owner.Name, owner.Namespace).
-		WithLabels(DeploymentLabels(owner.Name)).
-		WithOwnerReferences(owner.reference()).
+	return networkingac.NetworkPolicy(RanksName, namespace).
+		WithLabels(SharedLabels()).
 		WithSpec(networkingac.NetworkPolicySpec().
 			WithPolicyTypes(networkingv1.PolicyTypeIngress).
-			WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(DeploymentLabels(owner.Name))).
+			WithPodSelector(ranks).
 			WithIngress(
 				ingress(plan.ServingPort, plan.MetricsPort),
 				ingress(plan.ControlPort, plan.DataPort).WithFrom(peers),

@@ -48,9 +48,9 @@ type Input struct {
 	Queue string
 	// Gang puts the pods into a PodGroup.
 	Gang bool
-	// ConfigHash identifies the content of the ConfigMap.
+	// ConfigHash identifies the configuration in the Secret.
 	ConfigHash string
-	// Decision is stored beside the configuration, see AnnotationDecision.
+	// Decision holds what was decided when the revision's first instance was made.
 	Decision resolve.Decision
 }
 
@@ -83,37 +83,17 @@ func Hosts(owner Owner, index int32, attention, expert int) []string {
 	return hosts
 }
 
-// ConfigMap holds the instance's configuration, which sidecars and server read,
-// and the decision that it was made from.
-func ConfigMap(in *Input, instance *plan.Instance) (*corev1ac.ConfigMapApplyConfiguration, error) {
-	if err := instance.Validate(); err != nil {
-		return nil, fmt.Errorf("instance %d would not be readable by its own pods: %w", in.Index, err)
-	}
-	content, err := json.MarshalIndent(instance, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("instance %d: %w", in.Index, err)
-	}
-	decision, err := json.Marshal(in.Decision)
-	if err != nil {
-		return nil, fmt.Errorf("instance %d: %w", in.Index, err)
-	}
-	return corev1ac.ConfigMap(ConfigMapName(in.Owner.Name, in.Index), in.Owner.Namespace).
-		WithLabels(instanceLabels(in)).
-		WithAnnotations(map[string]string{v1alpha1.AnnotationDecision: string(decision)}).
-		WithOwnerReferences(in.Owner.reference()).
-		WithData(map[string]string{plan.InstanceFile: string(content)}), nil
-}
-
-// HeadlessService gives every pod a DNS name as soon as it has an address: ranks
-// must find each other before any of them is ready.
-func HeadlessService(owner Owner) *corev1ac.ServiceApplyConfiguration {
-	return corev1ac.Service(HeadlessServiceName(owner.Name), owner.Namespace).
-		WithLabels(DeploymentLabels(owner.Name)).
-		WithOwnerReferences(owner.reference()).
+// RanksService gives every pod of every instance in a namespace a DNS name as
+// soon as it has an address: ranks must find each other before any of them is
+// ready. It is one for all deployments, whose pods have different names, and so
+// belongs to none of them.
+func RanksService(namespace string) *corev1ac.ServiceApplyConfiguration {
+	return corev1ac.Service(RanksName, namespace).
+		WithLabels(SharedLabels()).
 		WithSpec(corev1ac.ServiceSpec().
 			WithClusterIP(corev1.ClusterIPNone).
 			WithPublishNotReadyAddresses(true).
-			WithSelector(DeploymentLabels(owner.Name)).
+			WithSelector(SharedLabels()).
 			WithPorts(servicePort("control", plan.ControlPort), servicePort("data", plan.DataPort),
 				servicePort("metrics", plan.MetricsPort)))
 }
@@ -152,24 +132,4 @@ func ControllerRevision(owner Owner, revision string, number int64, intent resol
 		WithOwnerReferences(owner.reference()).
 		WithRevision(number).
 		WithData(runtime.RawExtension{Raw: data}), nil
-}
-
-// InstanceSecret holds the certificate of an instance's ranks.
-func InstanceSecret(owner Owner, index int32, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
-	s := secret(owner, TLSSecretName(owner.Name, index), data)
-	s.Labels[v1alpha1.LabelInstance] = fmt.Sprint(index)
-	return s
-}
-
-// CASecret holds the deployment's certificate authority.
-func CASecret(owner Owner, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
-	return secret(owner, CASecretName(owner.Name), data)
-}
-
-func secret(owner Owner, name string, data map[string][]byte) *corev1ac.SecretApplyConfiguration {
-	return corev1ac.Secret(name, owner.Namespace).
-		WithLabels(DeploymentLabels(owner.Name)).
-		WithOwnerReferences(owner.reference()).
-		WithType(corev1.SecretTypeTLS).
-		WithData(data)
 }

@@ -54,14 +54,14 @@ func toYAML(t *testing.T, objects ...any) string {
 
 func TestGoldenInstance(t *testing.T) {
 	in := input()
-	config, err := render.ConfigMap(in, instance(in))
-	if err != nil {
+	content := content()
+	if err := content.Configure(in, instance(in)); err != nil {
 		t.Fatal(err)
 	}
 	wrappers.Golden(t, "instance.golden.yaml", toYAML(t,
-		render.HeadlessService(in.Owner), render.LeaderService(in.Owner), config, render.PodGroup(in),
-		render.InstanceSecret(in.Owner, in.Index, map[string][]byte{"tls.crt": []byte("c"), "tls.key": []byte("k"), "ca.crt": []byte("a")}),
-		render.Pod(in, 0)))
+		render.RanksService(in.Owner.Namespace), render.NetworkPolicy(in.Owner.Namespace), render.LeaderService(in.Owner),
+		render.PodGroup(in), render.DisruptionBudget(in.Owner, 2, 5, 1),
+		render.Secret(in.Owner, in.Index, content), render.Pod(in, 0)))
 }
 
 func TestGoldenExpertPodWithOverrides(t *testing.T) {
@@ -107,8 +107,7 @@ func TestLongestNamesFit(t *testing.T) {
 	name := strings.Repeat("n", v1alpha1.MaxNameLength)
 	for _, got := range []string{
 		render.PodName(name, 999, 1024, 1023), render.PodName(name, 999, 1, 1024),
-		render.HeadlessServiceName(name), render.LeaderServiceName(name),
-		render.ConfigMapName(name, 999), render.TLSSecretName(name, 999), render.CASecretName(name),
+		render.RanksName, render.LeaderServiceName(name), render.SecretName(name, 999),
 	} {
 		if len(got) > dnsLabel {
 			t.Errorf("%s has %d characters; at most %d fit", got, len(got), dnsLabel)
@@ -116,11 +115,12 @@ func TestLongestNamesFit(t *testing.T) {
 	}
 }
 
-func TestConfigMapRefusesWhatPodsCannotRead(t *testing.T) {
+func TestConfigureRefusesWhatPodsCannotRead(t *testing.T) {
 	in := input()
 	broken := instance(in)
 	broken.Hosts = nil
-	if _, err := render.ConfigMap(in, broken); err == nil || !strings.Contains(err.Error(), "hosts") {
+	var content render.SecretContent
+	if err := content.Configure(in, broken); err == nil || !strings.Contains(err.Error(), "hosts") {
 		t.Errorf("got %v, want an error about hosts", err)
 	}
 }
@@ -131,7 +131,7 @@ func TestRankNames(t *testing.T) {
 	for rank, want := range []string{"lite-1-ag-0", "lite-1-ag-1", "lite-1-eg-0", "lite-1-eg-1", "lite-1-eg-2"} {
 		pod := render.Pod(in, rank)
 		host := instance(in).Hosts[rank]
-		if *pod.Name != want || *pod.Spec.Hostname != want || !strings.HasPrefix(host, want+".lite-ranks.serving.svc") {
+		if *pod.Name != want || *pod.Spec.Hostname != want || !strings.HasPrefix(host, want+".findep-ranks.serving.svc") {
 			t.Errorf("rank %d: pod %s, hostname %s, host %s; want %s", rank, *pod.Name, *pod.Spec.Hostname, host, want)
 		}
 		role := string(instance(in).RoleOf(rank))

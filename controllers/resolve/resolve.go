@@ -71,7 +71,7 @@ type Decision struct {
 }
 
 // StoredDecision reads a decision from the annotations of an instance's
-// ConfigMap; nil if there is none that makes sense.
+// Secret; nil if there is none that makes sense.
 func StoredDecision(annotations map[string]string) *Decision {
 	var d Decision
 	if json.Unmarshal([]byte(annotations[v1alpha1.AnnotationDecision]), &d) != nil || d.Attention < 1 || d.Expert < 1 {

@@ -17,7 +17,7 @@ import (
 // late a changed schedule takes effect once the file is there.
 const configPoll = 500 * time.Millisecond
 
-// maxConfigBytes is a ConfigMap's limit.
+// maxConfigBytes is a Secret's limit.
 const maxConfigBytes = 1 << 20
 
 // configFile keeps the newest valid configuration. Only what is not part of

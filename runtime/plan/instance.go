@@ -35,12 +35,12 @@ const (
 // MaxRanks bounds the world size of one instance.
 const MaxRanks = 4096
 
-// InstanceFile is the key in the instance's ConfigMap and the file name below
+// InstanceFile is the key in the instance's Secret and the file name below
 // the configuration directory of each container.
 const InstanceFile = "instance.json"
 
 // Instance is what one DEP instance (an attention group and its expert group)
-// needs to know to form. The operator renders it into a ConfigMap; sidecar and
+// needs to know to form. The operator renders it into a Secret; sidecar and
 // server read it from the mounted file. A rank's own number is not part of it,
 // so every pod of an instance mounts the same bytes.
 type Instance struct {

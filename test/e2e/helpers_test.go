@@ -184,7 +184,7 @@ func eventuallyAnswers(ctx context.Context, name string, r reference) {
 func expectNoChildren(ctx context.Context, d *v1alpha1.MoEDeployment) {
 	GinkgoHelper()
 	kinds := []schemaList{
-		{"", "v1", "PodList"}, {"", "v1", "ServiceList"}, {"", "v1", "ConfigMapList"}, {"", "v1", "SecretList"},
+		{"", "v1", "PodList"}, {"", "v1", "ServiceList"}, {"", "v1", "SecretList"},
 		{"apps", "v1", "ControllerRevisionList"}, {"scheduling.k8s.io", "v1beta1", "PodGroupList"},
 	}
 	Eventually(ctx, func(g Gomega) {

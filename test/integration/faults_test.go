@@ -116,7 +116,7 @@ func (w *world) digest(ctx context.Context, name string) string {
 		lines = append(lines, fmt.Sprintf("pod %s %s %s", podName, pod.Labels[v1alpha1.LabelRevision], pod.Spec.Containers[0].Image))
 	}
 	for _, list := range []client.ObjectList{
-		&corev1.ServiceList{}, &corev1.ConfigMapList{}, &corev1.SecretList{}, &appsv1.ControllerRevisionList{}, &schedulingv1beta1.PodGroupList{},
+		&corev1.ServiceList{}, &corev1.SecretList{}, &appsv1.ControllerRevisionList{}, &schedulingv1beta1.PodGroupList{},
 	} {
 		Expect(k8s.List(ctx, list, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
 		items, err := apimeta.ExtractList(list)

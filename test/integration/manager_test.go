@@ -9,6 +9,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/utils/clock"
@@ -92,12 +94,22 @@ var _ = Describe("The manager", Ordered, func() {
 		}).WithTimeout(within).ShouldNot(Equal(uid))
 	})
 
-	It("notices that a Service was deleted", func(ctx context.Context) {
-		key := types.NamespacedName{Namespace: w.namespace, Name: render.HeadlessServiceName(name)}
-		var service corev1.Service
-		Expect(k8s.Get(ctx, key, &service)).To(Succeed())
-		Expect(k8s.Delete(ctx, &service)).To(Succeed())
-		Eventually(func() error { return k8s.Get(ctx, key, &service) }).WithTimeout(within).Should(Succeed())
+	It("notices that a Service or what is shared was deleted or changed", func(ctx context.Context) {
+		for _, key := range []types.NamespacedName{{Namespace: w.namespace, Name: name}, {Namespace: w.namespace, Name: render.RanksName}} {
+			var service corev1.Service
+			Expect(k8s.Get(ctx, key, &service)).To(Succeed())
+			Expect(k8s.Delete(ctx, &service)).To(Succeed())
+			Eventually(func() error { return k8s.Get(ctx, key, &service) }).WithTimeout(within).Should(Succeed())
+		}
+		key := types.NamespacedName{Namespace: w.namespace, Name: render.RanksName}
+		var policy networkingv1.NetworkPolicy
+		Expect(k8s.Get(ctx, key, &policy)).To(Succeed())
+		policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+		Expect(k8s.Update(ctx, &policy)).To(Succeed())
+		Eventually(func() int {
+			Expect(k8s.Get(ctx, key, &policy)).To(Succeed())
+			return len(policy.Spec.Ingress)
+		}).WithTimeout(within).Should(Equal(3))
 	})
 
 	It("notices a GPUProfile for its nodes", func(ctx context.Context) {
@@ -131,6 +143,24 @@ var _ = Describe("The manager", Ordered, func() {
 		Eventually(podNames(ctx)).WithTimeout(within).Should(Equal(10))
 		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](1) })
 		Eventually(podNames(ctx)).WithTimeout(within).Should(Equal(5))
+		// A second revision, which no pod gets to see.
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) {
+			s.Images.Server, s.Rollout.Paused = "findep/server:2", v1alpha1.Enabled
+		})
 		Eventually(used.missing).WithTimeout(within).Should(BeEmpty())
+	})
+
+	It("removes what is shared when the last pod of the last deployment is gone", func(ctx context.Context) {
+		Expect(k8s.Delete(ctx, w.get(ctx, name))).To(Succeed())
+		key := types.NamespacedName{Namespace: w.namespace, Name: render.RanksName}
+		var policy networkingv1.NetworkPolicy
+		Consistently(func() error { return k8s.Get(ctx, key, &policy) }).WithTimeout(time.Second).Should(Succeed(), "pods are left to protect")
+		// There is no garbage collection here.
+		for podName := range w.pods(ctx, name) {
+			w.kill(ctx, podName)
+		}
+		Eventually(func() bool {
+			return apierrors.IsNotFound(k8s.Get(ctx, key, &policy)) && apierrors.IsNotFound(k8s.Get(ctx, key, &corev1.Service{}))
+		}).WithTimeout(within).Should(BeTrue())
 	})
 })

@@ -47,9 +47,9 @@ var _ = Describe("A MoEDeployment", func() {
 
 	instance := func(ctx context.Context, index int32) *plan.Instance {
 		GinkgoHelper()
-		var c corev1.ConfigMap
-		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.ConfigMapName(name, index)}, &c)).To(Succeed())
-		in, err := plan.DecodeInstance([]byte(c.Data[plan.InstanceFile]))
+		var secret corev1.Secret
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.SecretName(name, index)}, &secret)).To(Succeed())
+		in, err := plan.DecodeInstance(secret.Data[plan.InstanceFile])
 		Expect(err).NotTo(HaveOccurred())
 		return in
 	}
@@ -69,6 +69,13 @@ var _ = Describe("A MoEDeployment", func() {
 		w.run(ctx, name)
 		w.leader.observation = formed(ctx)
 		w.settle(ctx, name)
+	}
+
+	secrets := func(ctx context.Context) []corev1.Secret {
+		GinkgoHelper()
+		var list corev1.SecretList
+		Expect(k8s.List(ctx, &list, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
+		return list.Items
 	}
 
 	It("makes one gang of attention and expert pods and says so", func(ctx context.Context) {
@@ -121,7 +128,7 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(cert.URIs[0].String()).To(Equal(identity.OperatorURI))
 		var secret corev1.Secret
-		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.TLSSecretName(name, 0)}, &secret)).To(Succeed())
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.SecretName(name, 0)}, &secret)).To(Succeed())
 		source, err := identity.Bytes(&identity.Bundle{CA: secret.Data[identity.CAFile], Cert: secret.Data[identity.CertFile], Key: secret.Data[identity.KeyFile]})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(source).NotTo(BeNil())
@@ -364,10 +371,10 @@ var _ = Describe("A MoEDeployment", func() {
 			}
 			return numbers
 		}
-		Expect(history()).To(Equal(map[string]int64{"": 1}))
+		Expect(history()).To(BeEmpty(), "one revision is no history")
 		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.Policy = v1alpha1.PolicyPPPipe })
 		w.settle(ctx, name)
-		Expect(history()).To(HaveLen(1), "a schedule is no revision")
+		Expect(history()).To(BeEmpty(), "a schedule is no revision")
 		roll(ctx, "findep/server:2", func() {})
 		Expect(history()).To(Equal(map[string]int64{"": 1, "findep/server:2": 2}))
 		roll(ctx, "", func() {})
@@ -385,11 +392,11 @@ var _ = Describe("A MoEDeployment", func() {
 		serve(ctx)
 		var budget policyv1.PodDisruptionBudget
 		var policy networkingv1.NetworkPolicy
-		key := types.NamespacedName{Namespace: w.namespace, Name: name}
+		key, shared := types.NamespacedName{Namespace: w.namespace, Name: name}, types.NamespacedName{Namespace: w.namespace, Name: render.RanksName}
 		Expect(k8s.Get(ctx, key, &budget)).To(Succeed())
 		Expect(budget.Spec.MinAvailable.IntValue()).To(Equal(14), "of 15 pods one may go; its instance is unready then, and unready pods may follow")
 		Expect(budget.Spec.UnhealthyPodEvictionPolicy).To(HaveValue(Equal(policyv1.AlwaysAllow)))
-		Expect(k8s.Get(ctx, key, &policy)).To(Succeed())
+		Expect(k8s.Get(ctx, shared, &policy)).To(Succeed())
 		Expect(policy.Spec.Ingress).To(HaveLen(3))
 
 		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.MaxUnavailable = 2; s.Replicas = ptr.To[int32](4) })
@@ -400,7 +407,14 @@ var _ = Describe("A MoEDeployment", func() {
 		w.reconciler.DisruptionBudgets, w.reconciler.NetworkPolicies = false, false
 		w.settle(ctx, name)
 		Expect(apierrors.IsNotFound(k8s.Get(ctx, key, &budget))).To(BeTrue())
-		Expect(apierrors.IsNotFound(k8s.Get(ctx, key, &policy))).To(BeTrue())
+		Expect(apierrors.IsNotFound(k8s.Get(ctx, shared, &policy))).To(BeTrue())
+
+		w.reconciler.DisruptionBudgets = true
+		w.settle(ctx, name)
+		Expect(k8s.Get(ctx, key, &budget)).To(Succeed())
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.MaxUnavailable, s.Replicas = 1, ptr.To[int32](1) })
+		w.settle(ctx, name)
+		Expect(apierrors.IsNotFound(k8s.Get(ctx, key, &budget))).To(BeTrue(), "the only instance may always go")
 	})
 
 	It("scales by the scale subresource, up and down, and leaves nothing of what it removes", func(ctx context.Context) {
@@ -420,10 +434,31 @@ var _ = Describe("A MoEDeployment", func() {
 		w.finishDeletions(ctx, name)
 		w.settle(ctx, name)
 		Expect(w.pods(ctx, name)).To(HaveLen(5))
-		var configs corev1.ConfigMapList
-		Expect(k8s.List(ctx, &configs, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
-		Expect(configs.Items).To(HaveLen(1))
+		Expect(secrets(ctx)).To(HaveLen(1))
 		Expect(w.get(ctx, name).Status.Instances).To(HaveLen(1))
+
+		before := render.ReadSecret(&secrets(ctx)[0])
+		scale(0)
+		w.reconcile(ctx, name)
+		w.finishDeletions(ctx, name)
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(BeEmpty())
+		var groups schedulingv1beta1.PodGroupList
+		Expect(k8s.List(ctx, &groups, client.InNamespace(w.namespace))).To(Succeed())
+		for _, group := range groups.Items {
+			Expect(group.DeletionTimestamp).NotTo(BeNil(), "PodGroup %s; a finalizer of Kubernetes may hold it", group.Name)
+		}
+		Expect(secrets(ctx)).To(HaveLen(1), "authority and history outlive the instance")
+		after := render.ReadSecret(&secrets(ctx)[0])
+		Expect(after.Configured()).To(BeFalse())
+		Expect(after.Leaf).To(BeEmpty())
+		Expect(after.Authority).To(Equal(before.Authority))
+		Expect(after.First).To(Equal(before.First))
+
+		scale(1)
+		serve(ctx)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
+		Expect(render.ReadSecret(&secrets(ctx)[0]).Authority).To(Equal(before.Authority))
 	})
 
 	It("offers an autoscaler what it reads, and obeys it", func(ctx context.Context) {
@@ -471,9 +506,9 @@ var _ = Describe("A MoEDeployment", func() {
 		w.settle(ctx, name)
 		uid := w.get(ctx, name).UID
 		for _, list := range []client.ObjectList{
-			&corev1.PodList{}, &corev1.ServiceList{}, &corev1.SecretList{}, &corev1.ConfigMapList{}, &schedulingv1beta1.PodGroupList{},
+			&corev1.PodList{}, &corev1.ServiceList{}, &corev1.SecretList{}, &schedulingv1beta1.PodGroupList{},
 		} {
-			Expect(k8s.List(ctx, list, client.InNamespace(w.namespace), client.MatchingLabels{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})).To(Succeed())
+			Expect(k8s.List(ctx, list, client.InNamespace(w.namespace), client.MatchingLabels(render.DeploymentLabels(name)))).To(Succeed())
 			b, err := json.Marshal(list)
 			Expect(err).NotTo(HaveOccurred())
 			var objects struct {
@@ -589,12 +624,12 @@ var _ = Describe("A MoEDeployment", func() {
 	It("leaves alone what it does not own, even with its labels", func(ctx context.Context) {
 		labels := render.DeploymentLabels(name)
 		labels[v1alpha1.LabelInstance] = "5"
-		Expect(k8s.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
-			Name: render.ConfigMapName(name, 5), Namespace: w.namespace, Labels: labels,
+		Expect(k8s.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Name: render.SecretName(name, 5), Namespace: w.namespace, Labels: labels,
 		}})).To(Succeed())
 		w.create(ctx, wrappers.MoEDeployment(name))
 		w.settle(ctx, name)
-		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.ConfigMapName(name, 5)}, &corev1.ConfigMap{})).To(Succeed())
+		Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.SecretName(name, 5)}, &corev1.Secret{})).To(Succeed())
 	})
 
 	It("does not take over a Service of the same name, and says so", func(ctx context.Context) {
@@ -618,7 +653,7 @@ var _ = Describe("A MoEDeployment", func() {
 		leaf := func() map[string][]byte {
 			GinkgoHelper()
 			var s corev1.Secret
-			Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.TLSSecretName(name, 0)}, &s)).To(Succeed())
+			Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.SecretName(name, 0)}, &s)).To(Succeed())
 			return s.Data
 		}
 		first := leaf()

@@ -41,7 +41,9 @@ var unusedRights = map[string]string{
 	"delete resource.k8s.io resourceclaimtemplates": "as above",
 	"delete apps controllerrevisions":               "only after more than ten revisions; the specs of the reconciler do that",
 	"delete policy poddisruptionbudgets":            "only when they are switched off; the specs of the reconciler do that",
-	"delete networking.k8s.io networkpolicies":      "only when they are switched off; the specs of the reconciler do that",
+	"delete networking.k8s.io networkpolicies":      "only when they are switched off, or with a namespace's last deployment; other specs do that",
+	"delete  services":                              "only with a namespace's last deployment; other specs do that",
+	"get  configmaps":                               "only with model.configFrom; the specs of the reconciler do that",
 }
 
 // impliedVerbs are rights that another one's use shows to be needed: a cache

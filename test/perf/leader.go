@@ -73,8 +73,8 @@ func startLeaders(ctx context.Context, c client.Client, pods *podWatch) (*leader
 	return l, nil
 }
 
-// at returns the stand-in at an address, reading its Secret and ConfigMap the
-// first time.
+// at returns the stand-in at an address, reading its Secret the first
+// time.
 func (l *leaders) at(ctx context.Context, address net.Addr) (*standIn, error) {
 	host, _, err := net.SplitHostPort(address.String())
 	if err != nil {
@@ -103,7 +103,7 @@ func (l *leaders) read(ctx context.Context, key instanceKey) (*standIn, error) {
 		return nil, err
 	}
 	var secret corev1.Secret
-	if err := l.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: render.TLSSecretName(key.deployment, int32(index))}, &secret); err != nil {
+	if err := l.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: render.SecretName(key.deployment, int32(index))}, &secret); err != nil {
 		return nil, err
 	}
 	source, err := identity.Bytes(&identity.Bundle{
@@ -118,11 +118,7 @@ func (l *leaders) read(ctx context.Context, key instanceKey) (*standIn, error) {
 	}
 	// gRPC speaks HTTP/2 only, and says so in the configuration that is replaced.
 	one.tls.NextProtos = []string{"h2"}
-	var config corev1.ConfigMap
-	if err := l.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(key.deployment, int32(index))}, &config); err != nil {
-		return nil, err
-	}
-	instance, err := plan.DecodeInstance([]byte(config.Data[plan.InstanceFile]))
+	instance, err := plan.DecodeInstance(secret.Data[plan.InstanceFile])
 	if err != nil {
 		return nil, err
 	}

@@ -147,11 +147,11 @@ func dryRun(ctx context.Context, c client.Client, d *v1alpha1.MoEDeployment) (*v
 	return &out, nil
 }
 
-// objectsOf are the objects of a deployment and its first instance. Secrets with
-// certificates are left out: their content is made when they are.
+// objectsOf are the objects of a deployment and its first instance. The content
+// of certificates is left out: it is made when they are.
 func objectsOf(d *v1alpha1.MoEDeployment, r *resolve.Result) ([]any, error) {
 	owner := render.Owner{Namespace: d.Namespace, Name: d.Name, UID: d.UID}
-	objects := []any{render.LeaderService(owner), render.HeadlessService(owner)}
+	objects := []any{render.RanksService(d.Namespace), render.LeaderService(owner)}
 	instance, err := render.Instance(owner, 0, r)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +32,43 @@ type revision struct {
 }
 
 func (r revision) id() string { return r.Labels[v1alpha1.LabelRevision] }
+
+// onlyRevision is the first revision of a deployment that never had another. The
+// operator makes ControllerRevisions when there is a second, and keeps the first
+// in a Secret until then; here it follows from the spec.
+func onlyRevision(ctx context.Context, c client.Client, d *v1alpha1.MoEDeployment) ([]revision, error) {
+	if d.Status.ObservedGeneration < d.Generation {
+		return nil, fmt.Errorf("MoEDeployment %s: the operator has not seen the spec as it is (generation %d, seen %d); try again in a moment",
+			d.Name, d.Generation, d.Status.ObservedGeneration)
+	}
+	config, err := modelConfig(ctx, c, d.Namespace, d.Spec.Model.ConfigFrom)
+	if err != nil {
+		return nil, err
+	}
+	return []revision{{
+		ControllerRevision: &appsv1.ControllerRevision{
+			ObjectMeta: metav1.ObjectMeta{
+				Labels:            map[string]string{v1alpha1.LabelRevision: resolve.Revision(d, config)},
+				CreationTimestamp: d.CreationTimestamp,
+			},
+			Revision: 1,
+		},
+		intent: resolve.IntentOf(d, config),
+	}}, nil
+}
+
+// modelConfig reads the model's config.json from the user's ConfigMap; nil if
+// there is none to read.
+func modelConfig(ctx context.Context, c client.Client, namespace string, from *v1alpha1.ModelConfigSource) (*resolve.ConfigFile, error) {
+	if from == nil {
+		return nil, nil
+	}
+	var config corev1.ConfigMap
+	if err := c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: from.Name}, &config); err != nil {
+		return nil, fmt.Errorf("read ConfigMap %s: %w", from.Name, err)
+	}
+	return &resolve.ConfigFile{Data: config.Data[resolve.ConfigKey(from)]}, nil
+}
 
 func find(list []revision, number int64) (revision, error) {
 	known := make([]string, 0, len(list))
@@ -66,14 +104,11 @@ func configOf(r revision) *resolve.ConfigFile {
 // ConfigMap holds now: the spec alone could not bring it back.
 func configUnchanged(ctx context.Context, c client.Client, d *v1alpha1.MoEDeployment, r revision) error {
 	from := r.intent.Model.ConfigFrom
-	if from == nil {
-		return nil
+	config, err := modelConfig(ctx, c, d.Namespace, from)
+	if err != nil || config == nil {
+		return err
 	}
-	var config corev1.ConfigMap
-	if err := c.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: from.Name}, &config); err != nil {
-		return fmt.Errorf("read ConfigMap %s: %w", from.Name, err)
-	}
-	if config.Data[resolve.ConfigKey(from)] != r.intent.Config {
+	if config.Data != r.intent.Config {
 		return fmt.Errorf("ConfigMap %s has changed since revision %d; put its %s back first (rollout history --revision %d shows it)",
 			from.Name, r.Revision, resolve.ConfigKey(from), r.Revision)
 	}

@@ -89,7 +89,8 @@ func waitForRollout(ctx context.Context, a *access, name string, wait bool, out 
 	}
 }
 
-// revisions are the ControllerRevisions of a deployment, oldest first.
+// revisions are the ControllerRevisions of a deployment, oldest first, or what it
+// asks for now as long as nothing else was ever asked for.
 func (a *access) revisions(ctx context.Context, c client.Client, d *v1alpha1.MoEDeployment) ([]revision, error) {
 	var list appsv1.ControllerRevisionList
 	if err := c.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingLabels(render.DeploymentLabels(d.Name))); err != nil {
@@ -104,7 +105,10 @@ func (a *access) revisions(ctx context.Context, c client.Client, d *v1alpha1.MoE
 		out = append(out, r)
 	}
 	slices.SortFunc(out, func(x, y revision) int { return cmp.Compare(x.Revision, y.Revision) })
-	return out, nil
+	if len(out) > 0 {
+		return out, nil
+	}
+	return onlyRevision(ctx, c, d)
 }
 
 func newRolloutHistory(a *access) *cobra.Command {
