@@ -456,9 +456,10 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(after.First).To(Equal(before.First))
 
 		scale(1)
-		serve(ctx)
-		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
-		Expect(render.ReadSecret(&secrets(ctx)[0]).Authority).To(Equal(before.Authority))
+		w.settle(ctx, name)
+		again := render.ReadSecret(&secrets(ctx)[0])
+		Expect(again.Configured()).To(BeTrue())
+		Expect(again.Authority).To(Equal(before.Authority))
 	})
 
 	It("offers an autoscaler what it reads, and obeys it", func(ctx context.Context) {
