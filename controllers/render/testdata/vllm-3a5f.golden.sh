@@ -9,10 +9,10 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=0 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-eg-1, world rank 1
 vllm \
   serve \
@@ -24,11 +24,11 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=1 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-eg-2, world rank 2
 vllm \
   serve \
@@ -40,11 +40,11 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=2 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-eg-3, world rank 3
 vllm \
   serve \
@@ -56,11 +56,11 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=3 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-eg-4, world rank 4
 vllm \
   serve \
@@ -72,11 +72,11 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=4 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-ag-0, world rank 5
 vllm \
   serve \
@@ -88,10 +88,10 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=0 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-ag-1, world rank 6
 vllm \
   serve \
@@ -103,11 +103,11 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=1 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
 # lite-0-ag-2, world rank 7
 vllm \
   serve \
@@ -119,8 +119,8 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=2 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":1239,"num_attention_ranks":3,"num_ffn_ranks":5,"compute_gate_on_attention":false}}

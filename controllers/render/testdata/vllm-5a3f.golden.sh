@@ -9,7 +9,7 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=0 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --max-model-len=512 \
   --dtype=bfloat16 \
@@ -17,7 +17,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-eg-1, world rank 1
@@ -31,7 +31,7 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=1 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -40,7 +40,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-eg-2, world rank 2
@@ -54,7 +54,7 @@ vllm \
   --data-parallel-size=3 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=2 \
-  --data-parallel-address=lite-0-eg-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-eg-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -63,7 +63,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"ffn","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-ag-0, world rank 3
@@ -77,7 +77,7 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=0 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --max-model-len=512 \
   --dtype=bfloat16 \
@@ -85,7 +85,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-ag-1, world rank 4
@@ -99,7 +99,7 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=1 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -108,7 +108,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-ag-2, world rank 5
@@ -122,7 +122,7 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=2 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -131,7 +131,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-ag-3, world rank 6
@@ -145,7 +145,7 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=3 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -154,7 +154,7 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
 # lite-0-ag-4, world rank 7
@@ -168,7 +168,7 @@ vllm \
   --data-parallel-size=5 \
   --data-parallel-size-local=1 \
   --data-parallel-start-rank=4 \
-  --data-parallel-address=lite-0-ag-0.lite-ranks.serving.svc \
+  --data-parallel-address=lite-0-ag-0.findep-ranks.serving.svc \
   --data-parallel-rpc-port=13345 \
   --headless \
   --max-model-len=512 \
@@ -177,6 +177,6 @@ vllm \
   --ubatch-size=2 \
   --dbo-decode-token-threshold=2 \
   --dbo-prefill-token-threshold=12 \
-  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.lite-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
+  --additional-config={"afd":{"role":"attention","connector":"P2pNcclAFDConnector","host":"lite-0-eg-0.findep-ranks.serving.svc","port":6239,"num_attention_ranks":5,"num_ffn_ranks":3,"compute_gate_on_attention":true}} \
   --enforce-eager \
   --chat-template=$$(HOME)/x
