@@ -23,13 +23,14 @@ local_images() {
   # Pods refer to a model by a tag that names its content: a node may refuse to
   # mount a tag whose content was replaced while it ran.
   "${load[@]}" --name "localhost/findep/tinymodel:$2" --add test/testdata/tinymodel=/
+  "${load[@]}" --name "localhost/findep/vllm-standin:$tag" --binary bin/vllm-standin=/usr/local/bin/vllm
 }
 
 up() {
   mkdir -p build
   local registry tag model pull
   if [ -n "${KUBECONFIG:-}" ]; then
-    registry=${FINDEP_IMAGE_REGISTRY:?with KUBECONFIG set, FINDEP_IMAGE_REGISTRY must name the registry with the images manager, runtime, server and tinymodel}
+    registry=${FINDEP_IMAGE_REGISTRY:?with KUBECONFIG set, FINDEP_IMAGE_REGISTRY must name the registry with the images manager, runtime, server, tinymodel and vllm-standin}
     tag=${FINDEP_IMAGE_TAG:?with KUBECONFIG set, FINDEP_IMAGE_TAG must name the tag of the images}
     model=$tag pull=IfNotPresent
     step "Using the cluster of KUBECONFIG=$KUBECONFIG"
@@ -37,6 +38,8 @@ up() {
   else
     step "Building the binaries"
     make --no-print-directory build
+    # Stands in for vLLM in the end-to-end tests.
+    CGO_ENABLED=0 go build -o bin/vllm-standin ./test/vllmstandin
     step "Building the cluster's own programs (minutes the first time, then cached)"
     use_tools cluster helm
     step "Starting the local cluster"
@@ -44,7 +47,7 @@ up() {
     KUBECONFIG=$(localcluster kubeconfig)
     export KUBECONFIG
     registry=localhost/findep pull=Never
-    tag=$(sha256sum bin/manager bin/runtime bin/server | sha256sum | cut -c1-12)
+    tag=$(sha256sum bin/manager bin/runtime bin/server bin/vllm-standin | sha256sum | cut -c1-12)
     model=$(cat test/testdata/tinymodel/* | sha256sum | cut -c1-12)
     local_images "$tag" "$model"
   fi
@@ -57,6 +60,7 @@ up() {
 export KUBECONFIG=$KUBECONFIG
 export PATH=$PATH
 export FINDEP_MODEL_IMAGE=$registry/tinymodel:$model
+export FINDEP_VLLM_IMAGE=${FINDEP_VLLM_IMAGE-$registry/vllm-standin:$tag}
 EOF
 }
 
