@@ -8,9 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,6 +26,7 @@ import (
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/serving"
+	"github.com/findep/findep-operator/runtime/transport"
 	"github.com/findep/findep-operator/runtime/transport/tcp"
 	"github.com/findep/findep-operator/runtime/weights"
 )
@@ -37,6 +42,7 @@ type benchOptions struct {
 	link     bool
 	pin      bool
 	plain    bool
+	shared   string
 	delay    time.Duration
 	warmUp   time.Duration
 	output   string
@@ -80,6 +86,7 @@ be chosen where the stages balance.`,
 	f.BoolVar(&o.link, "namespaces", false, "put each group into a network namespace even without --link-rate")
 	f.BoolVar(&o.pin, "pin", false, "give each group one core of its own")
 	f.BoolVar(&o.plain, "plain", false, "exchange token rows without TLS")
+	f.StringVar(&o.shared, "shared-memory", "auto", "auto lets ranks in one network namespace exchange token rows through memory; off never does")
 	f.DurationVar(&o.warmUp, "warm-up-budget", 10*time.Second, "time for measuring stages with larger and larger prompts before the first round")
 	f.StringVar(&o.run.backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
 	f.IntVar(&o.run.threads, "threads", 1, "host threads per rank of the CPU backend")
@@ -101,6 +108,8 @@ func (o *benchOptions) validate() error {
 		return errors.New("give either --model or --shape")
 	case o.chunks != "auto" && o.chunks != "off":
 		return fmt.Errorf("--chunks is %q; use auto or off", o.chunks)
+	case o.shared != "auto" && o.shared != "off":
+		return fmt.Errorf("--shared-memory is %q; use auto or off", o.shared)
 	case o.output != "table" && o.output != "json":
 		return fmt.Errorf("--output is %q; use table or json", o.output)
 	case o.delay < 0 || o.delay > maxLinkDelay:
@@ -135,7 +144,8 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 	if err != nil {
 		return err
 	}
-	options.ExtraArgs = append(options.ExtraArgs, "--warm-up-budget", o.warmUp.String(), fmt.Sprintf("--plain-data=%t", o.plain), "--data-delay", o.delay.String())
+	options.ExtraArgs = append(options.ExtraArgs, "--warm-up-budget", o.warmUp.String(), fmt.Sprintf("--plain-data=%t", o.plain),
+		"--shared-memory", o.shared, "--data-delay", o.delay.String())
 	if o.link || o.rate != "" || o.pin {
 		link, err := local.NewLink(o.rate)
 		if err != nil {
@@ -164,7 +174,42 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 	if err != nil {
 		return usageError{err}
 	}
-	return o.print(out, &bench.Report{Policies: results, Machine: o.machine()})
+	link, err := o.carrier(ctx, instance)
+	if err != nil {
+		return err
+	}
+	return o.print(out, &bench.Report{Policies: results, Machine: o.machine(link)})
+}
+
+// carrier is what the leader says carries its rows. Namespaces of a link hide
+// the leader's page; what they are for is to go over that link.
+func (o *benchOptions) carrier(ctx context.Context, in *local.Instance) (string, error) {
+	if o.link || o.rate != "" || o.pin {
+		if o.plain {
+			return "veth without TLS", nil
+		}
+		return "veth", nil
+	}
+	page := fmt.Sprintf("http://%s/debug/plan", net.JoinHostPort(local.Host, strconv.Itoa(in.Config.PortsOf(0).Metrics)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = r.Body.Close() }()
+	var leader struct{ Links []transport.LinkKinds }
+	if err := json.NewDecoder(r.Body).Decode(&leader); err != nil {
+		return "", fmt.Errorf("%s: %w", page, err)
+	}
+	var kinds []string
+	for _, l := range leader.Links {
+		kinds = append(kinds, string(l.Send), string(l.Receive))
+	}
+	slices.Sort(kinds)
+	return "loopback by " + strings.Join(slices.Compact(kinds), " and "), nil
 }
 
 // randomModel makes a checkpoint directory with random weights.
@@ -220,19 +265,13 @@ func switchPolicy(ctx context.Context, in *local.Instance, client *serving.Clien
 	}
 }
 
-func (o *benchOptions) machine() bench.Machine {
-	m := bench.Machine{Cores: runtime.NumCPU(), Backend: o.run.backend, Link: "loopback", When: bench.Stamp(time.Now())}
-	if o.link || o.pin || o.rate != "" {
-		m.Link = "veth"
-	}
+func (o *benchOptions) machine(link string) bench.Machine {
+	m := bench.Machine{Cores: runtime.NumCPU(), Backend: o.run.backend, Link: link, When: bench.Stamp(time.Now())}
 	if o.rate != "" {
-		m.Link = "veth " + o.rate
+		m.Link += " " + o.rate
 	}
 	if o.delay > 0 {
 		m.Link += " delay " + o.delay.String()
-	}
-	if o.plain {
-		m.Link += " without TLS"
 	}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {

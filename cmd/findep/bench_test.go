@@ -12,14 +12,17 @@ import (
 )
 
 func TestBenchComparesPoliciesOnRealProcesses(t *testing.T) {
-	for name, args := range map[string][]string{
-		"a checkpoint":                  {"--model", tinyModel},
-		"random weights, causal chunks": {"--shape", tinyModel + "/config.json", "--chunks", "auto"},
-		"a delay, no TLS":               {"--model", tinyModel, "--link-delay", "1ms", "--plain"},
+	for name, tc := range map[string]struct {
+		link string
+		args []string
+	}{
+		"a checkpoint":                  {"loopback by shm", []string{"--model", tinyModel}},
+		"random weights, causal chunks": {"loopback by tls", []string{"--shape", tinyModel + "/config.json", "--chunks", "auto", "--shared-memory", "off"}},
+		"a delay, no TLS":               {"loopback by tcp delay 1ms", []string{"--model", tinyModel, "--link-delay", "1ms", "--plain"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := findep(t, append([]string{"bench", "--backend", testBackend(t), "--attention", "1", "--expert", "2",
-				"--prompt-tokens", "32", "--output-tokens", "2", "--batch", "3", "--samples-in-flight", "2", "--repeat", "2", "-o", "json"}, args...)...)
+				"--prompt-tokens", "32", "--output-tokens", "2", "--batch", "3", "--samples-in-flight", "2", "--repeat", "2", "-o", "json"}, tc.args...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -27,7 +30,7 @@ func TestBenchComparesPoliciesOnRealProcesses(t *testing.T) {
 			if err := json.Unmarshal([]byte(out), &r); err != nil {
 				t.Fatalf("%v in %s", err, out)
 			}
-			if len(r.Policies) != 3 || r.Machine.Cores < 1 || r.Machine.Backend == "" {
+			if len(r.Policies) != 3 || r.Machine.Cores < 1 || r.Machine.Backend == "" || r.Machine.Link != tc.link {
 				t.Fatalf("report %+v", r)
 			}
 			for i, want := range []plan.Policy{plan.FinDEP, plan.PPPipe, plan.Sequential} {
@@ -68,6 +71,7 @@ func TestBenchNamesWhatIsWrong(t *testing.T) {
 		"no such shape":    {[]string{"--shape", "absent.json"}, "absent.json"},
 		"endless delay":    {[]string{"--model", tinyModel, "--link-delay", "1h"}, "--link-delay is 1h"},
 		"unknown chunks":   {[]string{"--model", tinyModel, "--chunks", "maybe"}, `"maybe"`},
+		"unknown sharing":  {[]string{"--model", tinyModel, "--shared-memory", "on"}, `--shared-memory is "on"`},
 		"unknown output":   {[]string{"--model", tinyModel, "-o", "xml"}, `"xml"`},
 		"no rounds":        {[]string{"--model", tinyModel, "--repeat", "0"}, "repeat is 0"},
 		"too many experts": {[]string{"--model", tinyModel, "--expert", "17"}, "only 16 routed experts"},

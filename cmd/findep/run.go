@@ -52,7 +52,8 @@ func newRun() *cobra.Command {
 		Use:   "run --model DIR --prompt TEXT",
 		Short: "Run a model as local rank processes, without Kubernetes, and print the completion",
 		Long: `Starts one process per attention and expert rank on this machine, wired as pods
-are (mutual TLS, rendezvous, tcp transport), completes the prompt and stops them.
+are (mutual TLS, rendezvous), completes the prompt and stops them. The ranks
+exchange token rows through shared memory, as ranks of one pod do.
 
 With -o json the result is {"text", "tokens", "split", "plan",
 "predictedTokensPerSecond", "measuredTokensPerSecond"}; the rates are those of

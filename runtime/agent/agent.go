@@ -36,6 +36,7 @@ import (
 	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 	"github.com/findep/findep-operator/runtime/transport/tcp"
 )
 
@@ -55,6 +56,7 @@ type agent struct {
 	device backend.Device
 	rank   *rank
 	data   *tcp.Endpoint
+	shared *shm.Meeting // nil where memory is not shared
 	member *rendezvous.Member
 	leader *leader // nil but on rank 0
 	watch  *watchdog
@@ -206,13 +208,7 @@ func (a *agent) connect() error {
 		a.log.Warn("data between ranks is not protected, as asked for")
 		protection = nil
 	}
-	a.data, err = tcp.Listen(a.address(in.PortsOf(a.options.Rank).Data), protection, tcp.Options{
-		Plain: a.options.PlainData, Delay: a.options.DataDelay,
-		Refused: func(reason string, err error) {
-			a.log.Warn("data connection refused", "reason", reason, "detail", err.Error())
-		},
-	})
-	if err != nil {
+	if err := a.listenData(a.address(in.PortsOf(a.options.Rank).Data), protection); err != nil {
 		return err
 	}
 	host := a.options.AdvertiseHost
@@ -318,6 +314,7 @@ func (a *agent) status() rankStatus {
 	}
 	m := a.member.State()
 	s.Phase, s.Epoch, s.Ready, s.Draining = string(m.Phase), m.Epoch, m.Ready, m.Draining
+	s.Links = a.rank.linkKinds()
 	if err := a.watch.check(); err != nil {
 		s.Ready, s.Message = false, err.Error()
 		return s
@@ -363,6 +360,9 @@ func (a *agent) close() {
 	}
 	if a.data != nil {
 		_ = a.data.Close()
+	}
+	if a.shared != nil {
+		_ = a.shared.Close()
 	}
 	if a.rank != nil {
 		a.rank.close()

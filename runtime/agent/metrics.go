@@ -17,6 +17,7 @@ import (
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/transport"
 )
 
 // metrics are the sidecar's Prometheus series. Those of the plan are set on
@@ -38,6 +39,7 @@ type metrics struct {
 	exposed   *prometheus.GaugeVec
 	imbalance *prometheus.GaugeVec
 	gpus      *prometheus.GaugeVec
+	links     *prometheus.GaugeVec
 	loads     prometheus.Counter
 	failures  prometheus.Counter
 	recovery  prometheus.Histogram
@@ -68,6 +70,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 	m.exposed = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("exposed_communication_seconds", "What the last step would have saved if transfers took no time, as the stage model has it, by phase.")), []string{"phase"})
 	m.imbalance = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("expert_load_imbalance", "Rows of the busiest over the mean in the last step, among expert ranks and among experts; 1 is even.")), []string{"among"})
 	m.gpus = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("gpu_memory_bytes", "Total memory of each GPU that this rank can see; no series where there is no driver.")), []string{"index", "uuid", "product"})
+	m.links = prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("data_links", "Links to ranks of the other group in the current epoch, by what carries the rows (tcp, tls, shm) and direction; where GPUs exchange rows by themselves the links are idle.")), []string{"transport", "direction"})
 	m.loads = prometheus.NewCounter(prometheus.CounterOpts(opts("weight_loads_total", "Times this process loaded its weights; 1 for all its life, whatever happens to other ranks.")))
 	m.failures = prometheus.NewCounter(prometheus.CounterOpts(opts("epoch_failures_total", "Epochs that ended because a rank was lost or failed, as the leader saw them.")))
 	o = opts("recovery_seconds", "Time from the end of an epoch until the next one took requests, replacements' start included, as the leader saw it.")
@@ -84,7 +87,7 @@ func newMetrics(rank int, state func() rankStatus) *metrics {
 			}
 			return 0
 		})
-	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus,
+	m.registry.MustRegister(m.steps, m.seconds, m.stage, m.predicted, m.measured, m.degree, m.solves, m.changes, m.refits, m.rows, m.gpus, m.links,
 		m.loads, m.failures, m.recovery, m.busy, m.bubble, m.exposed, m.imbalance,
 		epoch, formed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -139,6 +142,8 @@ type rankStatus struct {
 	Epoch   uint64    `json:"epoch"`
 	Ready   bool      `json:"ready"`
 	Message string    `json:"message,omitempty"`
+	// Links are what carries the rows to and from each rank of the other group.
+	Links []transport.LinkKinds `json:"links,omitempty"`
 	// Draining is true while the leader's server ends its accepted requests.
 	Draining bool `json:"draining,omitempty"`
 }
@@ -166,7 +171,10 @@ func newHTTPHandler(m *metrics, status func() rankStatus, observe func() (plan.O
 	})
 	mux.HandleFunc("GET /debug/plan", func(w http.ResponseWriter, _ *http.Request) {
 		if o, ok := observe(); ok {
-			writeJSON(w, o)
+			writeJSON(w, struct {
+				plan.Observation
+				Links []transport.LinkKinds `json:"links,omitempty"`
+			}{o, status().Links})
 			return
 		}
 		writeJSON(w, status())

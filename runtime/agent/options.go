@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -56,6 +57,12 @@ type Options struct {
 	// PlainData exchanges token rows without TLS; all ranks must agree. The
 	// control channel stays protected.
 	PlainData bool
+	// SharedMemory is auto or off: whether ranks of one machine exchange token
+	// rows through memory where they can.
+	SharedMemory string
+	// SharedDirectory is where ranks of one machine find each other to share
+	// memory; empty means that they must be in one network namespace.
+	SharedDirectory string
 	// DataDelay makes received token rows wait, as on a longer path; for
 	// experiments.
 	DataDelay time.Duration
@@ -89,6 +96,9 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.StepTimeout, "step-timeout", 5*time.Second, "least time a step may take before a rank counts as wedged; ten times the predicted time is added")
 	f.DurationVar(&o.LoadTimeout, "load-timeout", 5*time.Minute, "time without progress after which loading the weights counts as wedged")
 	f.BoolVar(&o.PlainData, "plain-data", false, "exchange token rows without TLS, for trusted links only; all ranks must agree")
+	f.StringVar(&o.SharedMemory, "shared-memory", sharedAuto, "auto exchanges token rows with ranks of this machine through memory where possible; off never does")
+	f.StringVar(&o.SharedDirectory, "shared-directory", os.Getenv(sharedDirectoryVariable),
+		"directory that ranks of one machine and one user share, to find each other across network namespaces (default $"+sharedDirectoryVariable+"; empty: within this network namespace only)")
 	f.DurationVar(&o.DataDelay, "data-delay", 0, "let received token rows wait as on a longer path, for experiments")
 	f.BoolVar(&o.WarmUp, "warm-up", true, "measure the stages when the instance has formed")
 	f.DurationVar(&o.WarmUpBudget, "warm-up-budget", 2*time.Second, "time for measuring larger and larger prompts")
@@ -111,6 +121,9 @@ func (o *Options) validate() error {
 	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
 			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
+	}
+	if err := o.validateShared(); err != nil {
+		return err
 	}
 	if o.WarmUpBudget < 0 || o.WarmUpBudget > maxWarmUpBudget {
 		return fmt.Errorf("--warm-up-budget is %v; it must lie between 0 and %v", o.WarmUpBudget, maxWarmUpBudget)

@@ -63,6 +63,7 @@ type rank struct {
 	mu    sync.Mutex
 	epoch uint64
 	mesh  transport.Mesh
+	links []transport.LinkKinds
 }
 
 // load opens the device, reads this rank's share of the weights and makes its
@@ -188,6 +189,7 @@ func (r *rank) connect(connector transport.Connector, self int) func(context.Con
 		if err != nil {
 			return err
 		}
+		r.describe(world.Epoch, mesh)
 		if mesh, err = r.meet(mesh, &world, self); err != nil {
 			return err
 		}

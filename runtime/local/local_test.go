@@ -288,7 +288,7 @@ func metric(t *testing.T, in *local.Instance, rank int, name string) string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, name+"{") {
+		if strings.HasPrefix(line, name+"{") || strings.HasPrefix(line, name+" ") {
 			return strings.Fields(line)[1]
 		}
 	}
