@@ -135,10 +135,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 
 // finish computes the status, writes it if it changed, and records events for
 // what changed, in this order: an event must not tell of a status that was
-// never written.
+// never written. The first status may wait, see firstStatusWait.
 func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 	s.computeStatus()
 	publish(s.deployment)
+	if wait := s.firstStatusWait(); wait > 0 {
+		s.requeue(wait)
+		return nil
+	}
 	if !s.statusChanged() {
 		s.recordEvents(r.Recorder)
 		return nil

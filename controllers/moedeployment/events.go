@@ -3,6 +3,9 @@
 package moedeployment
 
 import (
+	"fmt"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,8 +27,13 @@ var told = []string{
 // maxEventNote is the limit of the API on the text of an event.
 const maxEventNote = 1000
 
-// recordEvents tells what was done and which conditions changed in this pass.
+// recordEvents tells what was done and which conditions changed in this pass, as
+// far as that is a change to what ran, or somebody may have to act on it. A
+// deployment that comes up as it should has no events: each is a write.
 func (s *scope) recordEvents(recorder events.EventRecorder) {
+	if n, ok := s.rolledOut(); ok {
+		s.notes = append(s.notes, n)
+	}
 	for _, n := range s.notes {
 		recorder.Eventf(s.deployment, nil, n.kind, n.reason, n.action, "%s", clip(n.text))
 	}
@@ -35,7 +43,7 @@ func (s *scope) recordEvents(recorder events.EventRecorder) {
 		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
 			continue
 		}
-		if quiet(kind, after) || expected(kind, before, after) {
+		if quiet(kind, after) || s.expected(kind, before, after) {
 			continue
 		}
 		kindOfEvent := corev1.EventTypeNormal
@@ -63,12 +71,32 @@ func quiet(kind string, c *metav1.Condition) bool {
 }
 
 // expected says that a condition is True as it should be, and no event has said
-// otherwise before. Only that the model is served is worth telling anyway.
-func expected(kind string, before, after *metav1.Condition) bool {
-	if after.Status != metav1.ConditionTrue || kind == v1alpha1.ConditionAvailable {
+// otherwise before. That the model is served again after a failure is news.
+func (s *scope) expected(kind string, before, after *metav1.Condition) bool {
+	if after.Status != metav1.ConditionTrue || kind == v1alpha1.ConditionAvailable && s.hasFailed() {
 		return false
 	}
 	return before == nil || before.Status != metav1.ConditionFalse || quiet(kind, before)
+}
+
+// hasFailed says that status tells of a failure of an instance.
+func (s *scope) hasFailed() bool {
+	return slices.ContainsFunc(s.original.Status.Instances, func(i v1alpha1.InstanceStatus) bool {
+		return i.Failures > 0 || i.LastFailure != ""
+	})
+}
+
+// rolledOut tells of the end of a rollout, when the last pods of an older
+// revision are gone.
+func (s *scope) rolledOut() (note, bool) {
+	before := meta.FindStatusCondition(s.original.Status.Conditions, v1alpha1.ConditionProgressing)
+	after := meta.FindStatusCondition(s.deployment.Status.Conditions, v1alpha1.ConditionProgressing)
+	if before == nil || after == nil || before.Reason != v1alpha1.ReasonRollingOut ||
+		after.Reason == v1alpha1.ReasonRollingOut || after.Reason == v1alpha1.ReasonPaused || len(s.failures) > 0 || !s.resolved.OK() {
+		return note{}, false
+	}
+	return note{corev1.EventTypeNormal, v1alpha1.ReasonRollingOut, "RollOut", fmt.Sprintf(
+		"All instances that are to be at revision %s are.", s.resolved.Revision)}, true
 }
 
 // onTheWay tells the normal stages on the way to serving from what needs

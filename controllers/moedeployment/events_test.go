@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
 )
 
 // TestEventsTellWhatMatters: an event is a write, so a deployment that comes up
@@ -43,7 +44,17 @@ func TestEventsTellWhatMatters(t *testing.T) {
 		"containers start": {nil, state(v1alpha1.ConditionAvailable, no, v1alpha1.ReasonStarting), ""},
 		"it serves": {
 			state(v1alpha1.ConditionAvailable, no, v1alpha1.ReasonForming),
+			state(v1alpha1.ConditionAvailable, yes, v1alpha1.ReasonServing), ""},
+		"it serves at once": {nil, state(v1alpha1.ConditionAvailable, yes, v1alpha1.ReasonServing), ""},
+		"it serves after what was a warning": {
+			state(v1alpha1.ConditionAvailable, no, v1alpha1.ReasonContainerFailing),
 			state(v1alpha1.ConditionAvailable, yes, v1alpha1.ReasonServing), "Normal Serving"},
+		"a rollout ends": {
+			state(v1alpha1.ConditionProgressing, yes, v1alpha1.ReasonRollingOut),
+			state(v1alpha1.ConditionProgressing, yes, v1alpha1.ReasonCreating), "Normal RollingOut"},
+		"a rollout is held": {
+			state(v1alpha1.ConditionProgressing, yes, v1alpha1.ReasonRollingOut),
+			state(v1alpha1.ConditionProgressing, no, v1alpha1.ReasonPaused), ""},
 		"it fails": {
 			state(v1alpha1.ConditionAvailable, yes, v1alpha1.ReasonServing),
 			state(v1alpha1.ConditionAvailable, no, v1alpha1.ReasonContainerFailing), "Warning ContainerFailing"},
@@ -58,6 +69,7 @@ func TestEventsTellWhatMatters(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			s := &scope{original: &v1alpha1.MoEDeployment{}, deployment: &v1alpha1.MoEDeployment{}}
+			s.resolved = &resolve.Result{Model: resolve.Finding{OK: true}, Feasible: resolve.Finding{OK: true}}
 			s.original.Status.Conditions, s.deployment.Status.Conditions = tc.before, tc.after
 			recorder := events.NewFakeRecorder(10)
 			s.recordEvents(recorder)
@@ -69,5 +81,25 @@ func TestEventsTellWhatMatters(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestServingAgainIsNews: the stages in between are no news, the end is.
+func TestServingAgainIsNews(t *testing.T) {
+	at := func(status metav1.ConditionStatus, reason string) v1alpha1.MoEDeploymentStatus {
+		return v1alpha1.MoEDeploymentStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ConditionAvailable, Status: status, Reason: reason}}}
+	}
+	s := &scope{
+		original:   &v1alpha1.MoEDeployment{Status: at(metav1.ConditionFalse, v1alpha1.ReasonStarting)},
+		deployment: &v1alpha1.MoEDeployment{Status: at(metav1.ConditionTrue, v1alpha1.ReasonServing)},
+	}
+	s.original.Status.Instances = []v1alpha1.InstanceStatus{{Failures: 1}}
+	recorder := events.NewFakeRecorder(10)
+	s.recordEvents(recorder)
+	if len(recorder.Events) != 1 {
+		t.Fatalf("got %d events, want 1", len(recorder.Events))
+	}
+	if got := <-recorder.Events; !strings.HasPrefix(got, "Normal Serving") {
+		t.Errorf("got %q", got)
 	}
 }

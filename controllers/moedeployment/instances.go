@@ -96,7 +96,9 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		errs = append(errs, r.keepPod(ctx, s, i, in, rank))
 	}
 	made, err := r.createPods(ctx, s, in, missing)
-	if made > 0 {
+	// That a new instance gets its pods goes without saying, and a rollout has said
+	// so already.
+	if before := s.statusOf(i.index); made > 0 && before != nil && before.Revision == in.Revision {
 		s.note(v1alpha1.ReasonCreating, "Create", "Created %d of the %d pods of instance %d", made, in.Attention+in.Expert, i.index)
 	}
 	return errors.Join(append(errs, err)...)

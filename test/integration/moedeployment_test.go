@@ -116,7 +116,7 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(status.Plan.Source).To(Equal(v1alpha1.PlanFromLeader))
 		Expect(status.Plan.InUse).To(Equal(v1alpha1.PlanCurrent))
 		Expect(w.reconcile(ctx, name).RequeueAfter).To(Equal(5 * time.Second))
-		Expect(w.events.Events).To(Receive())
+		Expect(w.events.Events).NotTo(Receive(), "nobody has to act, and nothing changed")
 	})
 
 	It("shows the leader a certificate of the operator and expects the instance's", func(ctx context.Context) {
@@ -724,3 +724,82 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(w.reconcile(ctx, "absent").RequeueAfter).To(BeZero())
 	})
 })
+
+var _ = Describe("A MoEDeployment that comes up as it should", func() {
+	const name = "lite"
+	var w *world
+
+	BeforeEach(func(ctx context.Context) { w = newWorld(ctx) })
+
+	// at sets the clock to a time after the deployment, and its pods, were made.
+	at := func(ctx context.Context, age time.Duration) {
+		GinkgoHelper()
+		latest := w.get(ctx, name).CreationTimestamp.Time
+		for _, pod := range w.pods(ctx, name) {
+			if pod.CreationTimestamp.After(latest) {
+				latest = pod.CreationTimestamp.Time
+			}
+		}
+		w.clock.SetTime(latest.Add(age))
+	}
+	statuses := func() (n int) {
+		for _, write := range w.writes.writes {
+			if write == "patch status" {
+				n++
+			}
+		}
+		return n
+	}
+
+	It("costs a write for each pod and five more, and says nothing but that it serves", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		at(ctx, 0)
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(BeNumerically("<=", 5*time.Second))
+		Expect(w.get(ctx, name).Status.Conditions).To(BeEmpty())
+		w.run(ctx, name)
+		w.leader.observation = formedAs(ctx, w, name)
+		at(ctx, 2*time.Second)
+		w.reconcile(ctx, name)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
+		Expect(statuses()).To(Equal(1))
+		const perNamespace = 2
+		// Service, Secret, PodGroup and status.
+		Expect(w.writes.writes).To(HaveLen(5+4+perNamespace), "%v", w.writes.writes)
+		Expect(w.events.Events).NotTo(Receive())
+		w.settle(ctx, name)
+		Expect(w.writes.writes).To(BeEmpty())
+	})
+
+	It("has a status after five seconds that says what it waits for", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		at(ctx, 0)
+		w.reconcile(ctx, name)
+		at(ctx, 4*time.Second)
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(Equal(time.Second))
+		Expect(w.get(ctx, name).Status.Conditions).To(BeEmpty())
+		at(ctx, 5*time.Second)
+		w.reconcile(ctx, name)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(ContainSubstring("the scheduler has not placed 5 of 5 pods yet"))
+	})
+
+	It("says at once what somebody has to act on", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Model("deepseek-ai/DeepSeek-V3").GPUs(1, 1))
+		at(ctx, 0)
+		w.reconcile(ctx, name)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionFeasible)).To(HavePrefix("False/MemoryExceeded"))
+		Expect(w.events.Events).To(Receive(ContainSubstring("MemoryExceeded")))
+	})
+})
+
+// formedAs is the observation of a leader that has the configuration that was
+// written.
+func formedAs(ctx context.Context, w *world, name string) *plan.Observation {
+	GinkgoHelper()
+	var secret corev1.Secret
+	Expect(k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: render.SecretName(name, 0)}, &secret)).To(Succeed())
+	in, err := plan.DecodeInstance(secret.Data[plan.InstanceFile])
+	Expect(err).NotTo(HaveOccurred())
+	hash, err := in.ScheduleHash()
+	Expect(err).NotTo(HaveOccurred())
+	return &plan.Observation{Epoch: 1, Formed: true, ScheduleHash: hash}
+}
