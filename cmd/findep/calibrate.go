@@ -31,6 +31,9 @@ import (
 	"github.com/findep/findep-operator/runtime/profile"
 )
 
+// driverPatience bounds the wait for the driver to name a GPU.
+const driverPatience = 10 * time.Second
+
 // calibrateOptions are the flags of `findep calibrate`.
 type calibrateOptions struct {
 	backend                  string
@@ -328,9 +331,10 @@ func (o *calibrateOptions) object(p *profile.Profile) v1alpha1.GPUProfile {
 	}
 	g.Spec.NodeSelector = o.selector
 	if len(o.selector) == 0 && o.backend == native.CUDA {
-		if gpus, err := devices.List(nvml.New()); err == nil && o.device < len(gpus) {
-			// Feature discovery writes the product with dashes for spaces.
-			g.Spec.NodeSelector = map[string]string{resolve.ProductLabel: strings.ReplaceAll(gpus[o.device].Product, " ", "-")}
+		ctx, cancel := context.WithTimeout(context.Background(), driverPatience)
+		defer cancel()
+		if gpus, err := devices.List(ctx, nvml.New()); err == nil && o.device < len(gpus) {
+			g.Spec.NodeSelector = map[string]string{resolve.ProductLabel: gpus[o.device].ProductLabel()}
 		}
 	}
 	return g

@@ -31,6 +31,7 @@ import (
 	// The backends that --backend can name.
 	_ "github.com/findep/findep-operator/runtime/backend/native"
 	_ "github.com/findep/findep-operator/runtime/backend/reference"
+	"github.com/findep/findep-operator/runtime/devices"
 	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/model"
@@ -53,6 +54,7 @@ type agent struct {
 	limits  limits
 	metrics *metrics
 
+	gpus   *devices.Monitor
 	device backend.Device
 	rank   *rank
 	data   *tcp.Endpoint
@@ -111,6 +113,7 @@ const watchInterval = 500 * time.Millisecond
 // run does everything until ctx ends.
 func (a *agent) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	a.watchGPUs(ctx)
 	// Probes are answered from the start: loading weights may take minutes, in
 	// which the process is alive and not ready.
 	g.Go(func() error { return a.serveHTTP(ctx) })
@@ -220,7 +223,7 @@ func (a *agent) connect() error {
 		Identity: in.Identity(), Rank: a.options.Rank, Role: in.RoleOf(a.options.Rank), TopologyHash: a.config.hash,
 		Host: in.Hosts[a.options.Rank], DataAddress: net.JoinHostPort(host, strconv.Itoa(in.PortsOf(a.options.Rank).Data)),
 		Pod: a.options.PodUID, TLS: security.Client,
-		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort, Alive: a.watch.check,
+		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort, Alive: a.watch.check, Device: a.deviceHealth,
 		Log: a.rendezvousLog,
 	})
 	return err

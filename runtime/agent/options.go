@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,9 @@ type Options struct {
 	// PodUID identifies the pod, so that a restarted container may take its own
 	// rank back at once; empty outside of Kubernetes.
 	PodUID string
-	// Backend names the kernels to use: cpu, reference, cuda, auto.
+	// Backend names the kernels to use: cpu, reference, cuda, auto. The default is
+	// what the environment variable FINDEP_BACKEND names, as in the image with the
+	// CUDA backend, else cpu.
 	Backend string
 	// Threads bounds the host threads of the CPU backend; 0 means one.
 	Threads int
@@ -74,6 +77,9 @@ type Options struct {
 	WarmUpBudget time.Duration
 }
 
+// BackendVariable is the environment variable with the default of --backend.
+const BackendVariable = "FINDEP_BACKEND"
+
 // maxWarmUpBudget bounds Options.WarmUpBudget: an instance is not ready before
 // it has measured itself.
 const maxWarmUpBudget = 10 * time.Minute
@@ -87,7 +93,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.ListenHost, "listen-host", "", "address to listen on (default all)")
 	f.StringVar(&o.AdvertiseHost, "advertise-host", "", "address other ranks reach this one at (default: the instance's host of this rank)")
 	f.StringVar(&o.PodUID, "pod-uid", "", "this pod's UID")
-	f.StringVar(&o.Backend, "backend", "cpu", "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference")
+	f.StringVar(&o.Backend, "backend", cmp.Or(os.Getenv(BackendVariable), "cpu"), "kernels to use: cpu, cuda, auto (cuda, or cpu where there is no GPU) or reference; default from "+BackendVariable)
 	f.IntVar(&o.Threads, "threads", 1, "host threads of the CPU backend")
 	f.StringVar(&o.WeightType, "weight-type", backend.F32.String(), "type that matrices are kept in: F32, or BF16, which takes half the memory and loses nothing of a BF16 checkpoint")
 	f.DurationVar(&o.HeartbeatInterval, "heartbeat-interval", rendezvous.DefaultHeartbeatInterval, "time between heartbeats")

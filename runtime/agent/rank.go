@@ -7,16 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
 	"github.com/findep/findep-operator/runtime/backend"
-	"github.com/findep/findep-operator/runtime/devices"
 	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/kvcache"
 	"github.com/findep/findep-operator/runtime/model"
@@ -108,20 +105,6 @@ func (a *agent) load() error {
 func (a *agent) weightOptions() weights.Options {
 	dtype, _ := a.options.weightType() // Checked when the process started.
 	return weights.Options{DType: dtype, Progress: a.watch.advance}
-}
-
-// reportGPUs tells people and metrics what the driver shows. Ranks on the CPU
-// backend need none, so a missing driver is not an error here.
-func (a *agent) reportGPUs() {
-	gpus, err := devices.List(nvml.New())
-	if err != nil {
-		a.log.Info("no GPUs", "reason", err.Error())
-		return
-	}
-	for _, g := range gpus {
-		a.metrics.gpus.WithLabelValues(strconv.Itoa(g.Index), g.UUID, g.Product).Set(float64(g.MemoryBytes))
-	}
-	a.log.Info("GPUs", "devices", gpus)
 }
 
 // kvBlocks is the capacity of each rank's KV cache: what was asked for, or room
