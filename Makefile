@@ -31,10 +31,28 @@ demo-down: ## Remove everything that `make demo` started.
 ##@ Build
 
 .PHONY: build
-build: native ## Build manager, runtime, server and findep into bin/.
+build: build-static build-native ## Build manager, runtime, server and findep into bin/.
+
+.PHONY: build-static
+build-static: # What needs no C compiler: the images manager and server.
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -ldflags '$(GO_LDFLAGS)' -o $(BIN)/ ./cmd/manager ./cmd/server
+
+.PHONY: build-native
+build-native: native # What contains the CPU backend: the images runtime-cpu and runtime-cuda.
+	@mkdir -p $(BIN)
 	$(GO) build -tags $(NATIVE_TAGS) -ldflags '$(GO_LDFLAGS)' -o $(BIN)/ ./cmd/runtime ./cmd/findep
+
+# For example IMAGES='manager server' CUDA_ARCHES=90a; see docs/images.md.
+IMAGES ?=
+.PHONY: images
+images: ## Build the container images without an engine, run and inventory them (root, Debian).
+	VERSION=$(VERSION) hack/images/build.sh $(IMAGES)
+
+.PHONY: sbom
+sbom: build ## Write a bill of materials for each program in bin/ to build/sbom.
+	for program in manager server runtime findep; do \
+	  $(GO) -C hack/images run ./sbom --root $(BIN)/$$program --name findep/$$program --version $(VERSION) --output $(ROOT)/build/sbom/$$program.cdx.json; done
 
 .PHONY: prerequisites
 prerequisites: ## Install the Debian packages that building and testing need.
@@ -47,7 +65,7 @@ clean: ## Remove build results (not the cache of tools and cluster binaries).
 ##@ Test
 
 .PHONY: test
-test: test-unit test-native test-cuda-build test-integration test-e2e ## Run all tests: unit, native, CUDA without a GPU, envtest and end-to-end.
+test: test-unit test-images test-native test-cuda-build test-integration test-e2e ## Run all tests: unit, native, CUDA without a GPU, envtest and end-to-end.
 	@echo "make test: all passed"
 
 # The packages whose tests need a real API server or a cluster.
@@ -57,6 +75,10 @@ UNIT_PACKAGES = $$($(GO) list ./... | grep -v -E '/(test/(e2e|integration|env)|c
 .PHONY: test-unit
 test-unit: native native-recorder ## Unit tests of every package, with the native CPU backend.
 	$(GO) test -tags $(NATIVE_TAGS) $(TEST_FLAGS) $(UNIT_PACKAGES)
+
+.PHONY: test-images
+test-images: ## Check the Dockerfile and the bill of materials.
+	$(GO) -C hack/images test ./...
 
 .PHONY: test-native
 test-native: native-test ## Tests of the kernels in C++, with sanitizers.

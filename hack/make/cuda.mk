@@ -5,6 +5,8 @@
 #
 #   cuda            build/cuda/libfindep_cuda.so for all of CUDA_ARCHES and, as
 #                   PTX, for later GPUs; no GPU and no driver are needed
+#   cuda-install    copies it with cuBLAS, NCCL and their licences, and nothing else
+#                   of the toolkit, to DESTDIR/usr/local/lib/findep: the image's
 #   cuda-resources  registers, spills and shared memory of every kernel against
 #                   kernels/cuda/resources.tsv; cuda-resources-update writes it
 #   cuda-shim       build/cuda/libfindep_cuda_shim.so: the same sources on a model
@@ -36,6 +38,7 @@ CUDA_LIB = $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
 CUDA_NCCL_REQUIREMENTS := hack/cuda/requirements-nccl.txt
 CUDA_NCCL ?= $(FINDEP_CACHE)/nccl-$(shell sha256sum $(CUDA_NCCL_REQUIREMENTS) | cut -c1-12)
 CUDA_NCCL_HEADER := $(CUDA_NCCL)/include/nccl.h
+CUDA_NCCL_LIBRARY := $(CUDA_NCCL)/lib/libnccl.so.2
 
 # `nice` keeps the compiler from starving whatever else the machine does.
 CUDA_NVCC = nice -n 10 $(CUDA_TOOLKIT)
@@ -66,15 +69,14 @@ CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wn
 CUDA_JOBS ?= $(shell nproc)
 CUDA_LOADER := $(CUDA_BUILD)/loader
 
-.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda cuda-clean FORCE
+.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda cuda-install cuda-clean FORCE
 
 cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
 
 $(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: | $(CUDA_REQUIREMENTS)
 	@echo "Installing the CUDA toolkit's wheels into $(CUDA_WHEELS)"
 	rm -rf $(CUDA_WHEELS).part
-	python3 -m pip install --disable-pip-version-check --root-user-action ignore --no-deps --no-compile -q \
-		--target $(CUDA_WHEELS).part -r $(CUDA_REQUIREMENTS)
+	hack/cuda/wheels.sh $(CUDA_WHEELS).part $(CUDA_REQUIREMENTS)
 	rm -rf $(CUDA_WHEELS)
 	mv $(CUDA_WHEELS).part $(CUDA_WHEELS)
 	touch $@
@@ -83,11 +85,20 @@ $(CUDA_WHEELS)/nvidia/cu13/bin/nvcc: | $(CUDA_REQUIREMENTS)
 $(CUDA_NCCL_HEADER): | $(CUDA_NCCL_REQUIREMENTS)
 	@echo "Installing NCCL's headers into $(CUDA_NCCL)"
 	rm -rf $(CUDA_NCCL).part
-	python3 -m pip install --disable-pip-version-check --root-user-action ignore --no-deps --no-compile -q \
-		--target $(CUDA_NCCL).part -r $(CUDA_NCCL_REQUIREMENTS)
+	hack/cuda/wheels.sh $(CUDA_NCCL).part $(CUDA_NCCL_REQUIREMENTS)
 	mkdir -p $(CUDA_NCCL)
 	rm -rf $(CUDA_NCCL)/include
 	mv $(CUDA_NCCL).part/nvidia/nccl/include $(CUDA_NCCL)/include
+	rm -rf $(CUDA_NCCL).part
+
+$(CUDA_NCCL_LIBRARY): | $(CUDA_NCCL_HEADER)
+	@echo "Installing NCCL into $(CUDA_NCCL)"
+	rm -rf $(CUDA_NCCL).part
+	hack/cuda/wheels.sh $(CUDA_NCCL).part $(CUDA_NCCL_REQUIREMENTS)
+	mkdir -p $(CUDA_NCCL)
+	rm -rf $(@D) $(CUDA_NCCL)/*.dist-info
+	mv $(CUDA_NCCL).part/*.dist-info $(CUDA_NCCL)/
+	mv $(CUDA_NCCL).part/nvidia/nccl/lib $(@D)
 	rm -rf $(CUDA_NCCL).part
 
 # Objects of other architectures or flags are not up to date.
@@ -111,6 +122,15 @@ $(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
 		-Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) \
 		$(CUDA_LIB)/libcudart_static.a -lpthread -ldl -lrt
 	ln -sf $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
+
+# What a rank needs at run time. The wheels' own folders of metadata come along:
+# they hold the licences, and tell scanners what is in the image.
+CUDA_PREFIX := /usr/local/lib/findep
+cuda-install: $(CUDA_LIBRARY) $(CUDA_NCCL_LIBRARY)
+	install -d $(DESTDIR)$(CUDA_PREFIX)
+	install -m 0644 $(CUDA_LIBRARY) $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_NCCL_LIBRARY) $(DESTDIR)$(CUDA_PREFIX)/
+	for info in $(CUDA_WHEELS)/nvidia_cublas-*.dist-info $(CUDA_NCCL)/*.dist-info; do \
+		if [ -d $$info ]; then cp -r $$info $(DESTDIR)$(CUDA_PREFIX)/; fi; done
 
 cuda-resources: $(CUDA_LIBRARY) ## Check registers and spills of every CUDA kernel.
 	python3 hack/cuda/resources.py check kernels/cuda/resources.tsv $(CUDA_KERNELS:%.cu=$(CUDA_BUILD)/%.cu.o.log)

@@ -10,6 +10,9 @@
 #   native-recorder
 #                 build/native/recorder, which says what the CUDA pipeline enqueues;
 #                 the tests of runtime/backend/tasklist and others drive it
+#   native-credits
+#                   what the library has inside of it, as packages in the form of
+#                   dpkg and with their licences, below DESTDIR: the images'
 #   native-deps   installs the BLAS and the test library where they are missing
 #
 # Elsewhere than on Debian, set OPENBLAS_LIB to a static single-threaded
@@ -48,9 +51,15 @@ NATIVE_TSAN_FLAGS := -fsanitize=thread
 # With the same sanitizers as the tests, since it reads what the tests break.
 NATIVE_RECORDER := $(NATIVE_BUILD)/recorder
 
-.PHONY: native native-test native-recorder native-deps native-clean
+.PHONY: native native-credits native-test native-recorder native-deps native-clean
 
 native: $(NATIVE_LIBRARY) $(NATIVE_HASH) ## Build the CPU backend (build/native/libfindep_cpu.a).
+
+# Scanners of images read packages that nobody installed in status.d.
+native-credits: $(OPENBLAS_LIB)
+	install -d $(DESTDIR)/var/lib/dpkg/status.d $(DESTDIR)/usr/share/doc/libopenblas-serial-dev
+	dpkg-query -s libopenblas-serial-dev > $(DESTDIR)/var/lib/dpkg/status.d/libopenblas-serial-dev
+	install -m 0644 /usr/share/doc/libopenblas-serial-dev/copyright $(DESTDIR)/usr/share/doc/libopenblas-serial-dev/
 
 native-deps: $(OPENBLAS_LIB) $(GTEST_HEADER) ## Install what the native build needs.
 
