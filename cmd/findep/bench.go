@@ -46,6 +46,9 @@ type benchOptions struct {
 	delay    time.Duration
 	warmUp   time.Duration
 	output   string
+	// traffic, settle and turn are those of `findep bench --traffic`.
+	traffic      []string
+	settle, turn int
 }
 
 func newBench() *cobra.Command {
@@ -57,6 +60,10 @@ func newBench() *cobra.Command {
 turns on the same prompts. With --link-rate or --namespaces each group is in a
 network namespace of its own (root, iproute2), joined by a link of that rate;
 with --pin each group has one core.
+
+With --traffic one instance under the first policy sees one kind of traffic after
+the other, and is compared on each, in turns, with a new instance that has seen
+nothing else.
 
 --shape takes a config.json and makes random weights for it, so that sizes can
 be chosen where the stages balance.`,
@@ -92,6 +99,9 @@ be chosen where the stages balance.`,
 	f.IntVar(&o.run.threads, "threads", 1, "host threads per rank of the CPU backend")
 	f.BoolVarP(&o.run.verbose, "verbose", "v", false, "show the ranks' logs")
 	f.StringVarP(&o.output, "output", "o", "table", "table or json")
+	f.StringSliceVar(&o.traffic, "traffic", nil, "kinds of traffic that follow each other, such as prefill:8x64,prefill:1x512,decode:16x64: sequences per attention rank and their tokens")
+	f.IntVar(&o.settle, "settle-steps", 16, "steps of each kind of traffic before turns are timed")
+	f.IntVar(&o.turn, "turn-steps", 4, "steps in one turn under --traffic; --repeat is the number of turns")
 	return cmd
 }
 
@@ -124,7 +134,10 @@ func (o *benchOptions) validate() error {
 		}
 		o.config.Contenders = append(o.config.Contenders, c)
 	}
-	return o.config.Validate()
+	if err := o.config.Validate(); err != nil {
+		return err
+	}
+	return o.validateTraffic()
 }
 
 func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error {
@@ -140,12 +153,10 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 		return usageError{err}
 	}
 	o.run.maxContext = o.config.PromptTokens + o.config.OutputTokens
-	options, err := o.run.localOptions(progress)
+	options, err := o.instanceOptions(progress)
 	if err != nil {
 		return err
 	}
-	options.ExtraArgs = append(options.ExtraArgs, "--warm-up-budget", o.warmUp.String(), fmt.Sprintf("--plain-data=%t", o.plain),
-		"--shared-memory", o.shared, "--data-delay", o.delay.String())
 	if o.link || o.rate != "" || o.pin {
 		link, err := local.NewLink(o.rate)
 		if err != nil {
@@ -154,15 +165,55 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 		defer func() { _ = link.Close() }()
 		options.Place = link.Place(o.run.attention, o.pin)
 	}
-	instance, client, err := startLocal(ctx, options)
+	instance, client, err := startReady(ctx, options)
 	if err != nil {
 		return err
 	}
 	defer instance.Stop()
 	defer func() { _ = client.Close() }()
-	if _, err := waitReady(ctx, instance, client); err != nil {
+	r := &bench.Report{}
+	if len(o.traffic) > 0 {
+		r.Traffic, err = o.changeTraffic(ctx, client, options, progress)
+	} else {
+		r.Policies, err = o.comparePolicies(ctx, instance, client, progress)
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	link, err := o.carrier(ctx, instance)
+	if err != nil {
 		return err
 	}
+	r.Machine = o.machine(link)
+	return o.print(out, r)
+}
+
+// instanceOptions describes the instances that are compared.
+func (o *benchOptions) instanceOptions(progress io.Writer) (local.Options, error) {
+	if len(o.traffic) > 0 {
+		o.run.maxContext = o.trafficContext()
+		o.run.policy, o.run.chunks = string(o.config.Contenders[0].Policy), o.config.Contenders[0].Chunks
+	}
+	options, err := o.run.localOptions(progress)
+	options.ExtraArgs = append(options.ExtraArgs, "--warm-up-budget", o.warmUp.String(), fmt.Sprintf("--plain-data=%t", o.plain),
+		"--shared-memory", o.shared, "--data-delay", o.delay.String())
+	return options, err
+}
+
+// startReady starts an instance and waits until it takes steps.
+func startReady(ctx context.Context, options local.Options) (*local.Instance, *serving.Client, error) {
+	instance, client, err := startLocal(ctx, options)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := waitReady(ctx, instance, client); err != nil {
+		instance.Stop()
+		return nil, nil, errors.Join(err, client.Close())
+	}
+	return instance, client, nil
+}
+
+func (o *benchOptions) comparePolicies(ctx context.Context, instance *local.Instance, client *serving.Client, progress io.Writer) ([]bench.PolicyResult, error) {
 	o.config.Switch = func(ctx context.Context, c bench.Contender) error {
 		return switchPolicy(ctx, instance, client, c)
 	}
@@ -171,14 +222,7 @@ func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error
 	}
 	results, err := bench.Run(ctx, client, o.config)
 	fmt.Fprint(progress, "\r"+strings.Repeat(" ", 60)+"\r")
-	if err != nil {
-		return usageError{err}
-	}
-	link, err := o.carrier(ctx, instance)
-	if err != nil {
-		return err
-	}
-	return o.print(out, &bench.Report{Policies: results, Machine: o.machine(link)})
+	return results, err
 }
 
 // carrier is what the leader says carries its rows. Namespaces of a link hide
@@ -292,6 +336,9 @@ func (o *benchOptions) print(out io.Writer, r *bench.Report) error {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
+	}
+	if len(r.Traffic) > 0 {
+		return printTraffic(out, r.Traffic)
 	}
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "POLICY\tPLAN\tTOKENS/S (MIN-MAX)\tMAKESPAN MS\tPREDICTED\tERROR\tEXPOSED MS\tVS FIRST")

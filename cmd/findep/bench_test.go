@@ -60,6 +60,26 @@ func TestBenchAllowsChunksForOne(t *testing.T) {
 	}
 }
 
+func TestBenchChangesTrafficOnRealProcesses(t *testing.T) {
+	out, err := findep(t, "bench", "--backend", testBackend(t), "--model", tinyModel, "--policies", "FinDEP+chunks",
+		"--traffic", "prefill:4x8,prefill:1x64,decode:8x16", "--settle-steps", "3", "--turn-steps", "2", "--repeat", "2", "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if len(r.Traffic) != 3 || len(r.Policies) != 0 {
+		t.Fatalf("report %+v", r)
+	}
+	for i, batch := range []int{4, 1, 8} {
+		if got := r.Traffic[i]; got.Plan.R1*got.Plan.MicroBatchSize < batch || got.Steps != 7 || got.Ratio.Median <= 0 {
+			t.Errorf("traffic %d: %+v", i, got)
+		}
+	}
+}
+
 func TestBenchNamesWhatIsWrong(t *testing.T) {
 	for label, tc := range map[string]struct {
 		args []string
@@ -73,6 +93,8 @@ func TestBenchNamesWhatIsWrong(t *testing.T) {
 		"unknown chunks":   {[]string{"--model", tinyModel, "--chunks", "maybe"}, `"maybe"`},
 		"unknown sharing":  {[]string{"--model", tinyModel, "--shared-memory", "on"}, `--shared-memory is "on"`},
 		"unknown output":   {[]string{"--model", tinyModel, "-o", "xml"}, `"xml"`},
+		"unknown traffic":  {[]string{"--model", tinyModel, "--traffic", "chat:1x1"}, `"chat:1x1"`},
+		"empty turns":      {[]string{"--model", tinyModel, "--traffic", "decode:1x1", "--turn-steps", "0"}, "turn is 0"},
 		"no rounds":        {[]string{"--model", tinyModel, "--repeat", "0"}, "repeat is 0"},
 		"too many experts": {[]string{"--model", tinyModel, "--expert", "17"}, "only 16 routed experts"},
 	} {

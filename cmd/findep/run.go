@@ -44,6 +44,8 @@ type runOptions struct {
 	backend           string
 	threads           int
 	verbose           bool
+	// chunks lets plans cut prompts into causal chunks.
+	chunks bool
 }
 
 func newRun() *cobra.Command {
@@ -114,6 +116,9 @@ func (o *runOptions) schedule() plan.Schedule {
 	s := plan.Schedule{Policy: plan.Policy(o.policy), Order: plan.Order(o.order), Chunks: "Off", Resolve: "Online"}
 	if o.fixed.R1 != 0 {
 		s.Fixed = &o.fixed
+	}
+	if o.chunks {
+		s.Chunks = "Auto"
 	}
 	return s
 }

@@ -242,16 +242,20 @@ func (s *samples) result(policy plan.Policy) PolicyResult {
 		PredictedMakespanMilliseconds:    spread(s.predicted).Median,
 		ExposedCommunicationMilliseconds: spread(s.exposed).Median, Busy: map[string]float64{},
 	}
-	if p := s.plan; p != nil {
-		r.Plan = plan.Plan{
-			Policy: plan.Policy(p.Policy), MicroBatchSize: int(p.MicroBatchSize), R1: int(p.R1), R2: int(p.R2),
-			Order: plan.Order(p.Order), Chunks: int(p.Chunks), ChunkBoundaries: plan.Boundaries(p.ChunkBoundaries),
-		}
+	if s.plan != nil {
+		r.Plan = planOf(s.plan)
 	}
 	for resource, shares := range s.busy {
 		r.Busy[resource] = spread(shares).Median
 	}
 	return r
+}
+
+func planOf(p *agentpb.PlanInUse) plan.Plan {
+	return plan.Plan{
+		Policy: plan.Policy(p.Policy), MicroBatchSize: int(p.MicroBatchSize), R1: int(p.R1), R2: int(p.R2),
+		Order: plan.Order(p.Order), Chunks: int(p.Chunks), ChunkBoundaries: plan.Boundaries(p.ChunkBoundaries),
+	}
 }
 
 // Machine says where figures come from.
@@ -266,8 +270,9 @@ type Machine struct {
 
 // Report is the whole result.
 type Report struct {
-	Policies []PolicyResult `json:"policies"`
-	Machine  Machine        `json:"machine"`
+	Policies []PolicyResult  `json:"policies,omitempty"`
+	Traffic  []TrafficResult `json:"traffic,omitempty"`
+	Machine  Machine         `json:"machine"`
 }
 
 // Stamp is the time in the form reports use.

@@ -89,7 +89,7 @@ func backendName() string {
 	return "reference"
 }
 
-func start(t *testing.T, attention, expert int) (*local.Instance, *serving.Client) {
+func start(t *testing.T, attention, expert int, extra ...string) (*local.Instance, *serving.Client) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -99,7 +99,7 @@ func start(t *testing.T, attention, expert int) (*local.Instance, *serving.Clien
 	in, err := local.Start(t.Context(), local.Options{
 		ModelDir: tinyModel, Attention: attention, Expert: expert, MaxContextTokens: 512,
 		Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online"},
-		Command:  []string{self, "rank"}, ExtraArgs: []string{"--backend", backendName()}, Log: log,
+		Command:  []string{self, "rank"}, ExtraArgs: append([]string{"--backend", backendName()}, extra...), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
