@@ -60,7 +60,7 @@ CUDA_EXPORTS := kernels/cuda/exports.map
 
 CUDA_SHIM_SOURCES := $(wildcard kernels/tests/cudashim/*)
 CUDA_SHIM := $(CUDA_BUILD)/libfindep_cuda_shim.so
-CUDA_SHIM_MODEL := $(CUDA_BUILD)/shim/kernels/tests/cudashim/shim.cc.o $(CUDA_BUILD)/shim/kernels/tests/cudashim/races.cc.o
+CUDA_SHIM_MODEL := $(foreach f,shim races cublaslt,$(CUDA_BUILD)/shim/kernels/tests/cudashim/$(f).cc.o)
 # Undefined behaviour in kernels and host code ends the process.
 CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wno-unknown-pragmas -Wno-unused-function \
 	-fsanitize=undefined -fsanitize-undefined-trap-on-error -DFINDEP_CUDA_SHIM -Ikernels/tests/cudashim $(CUDA_INCLUDES)
@@ -115,13 +115,13 @@ $(CUDA_BUILD)/%.cc.o: %.cc $(CUDA_HEADERS) $(CUDA_BUILD)/flags | $(CUDA_TOOLKIT)
 	@mkdir -p $(@D)
 	$(CXX) $(CUDA_CXX_FLAGS) $(CUDA_INCLUDES) -isystem $(CUDA_HOME)/include -isystem $(CUDA_NCCL)/include -c $< -o $@
 
-# The CUDA and C++ runtimes are inside and hidden; cuBLAS is looked for beside the
-# library, where links to the toolkit's stand, and on the loader's path.
+# The CUDA and C++ runtimes are inside and hidden; cuBLASLt is looked for beside
+# the library, where a link to the toolkit's stands, and on the loader's path.
 $(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
 	$(CXX) -shared -o $@ $(CUDA_OBJECTS) -static-libstdc++ -static-libgcc -Wl,-z,defs \
 		-Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) \
 		$(CUDA_LIB)/libcudart_static.a -lpthread -ldl -lrt
-	ln -sf $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
+	ln -sf $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
 
 # What a rank needs at run time. The wheels' own folders of metadata come along:
 # they hold the licences, and tell scanners what is in the image.
@@ -151,8 +151,15 @@ $(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUIL
 		$(CUDA_SHIM_MODEL) | $(CUDA_EXPORTS)
 	$(CXX) -shared -o $@ $^ -Wl,-z,defs -Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) -lpthread -ldl
 
-# The detector must find what it is there for.
+# The detector of races and the models of cuBLASLt and of tensor cores must find
+# what they are there for.
 $(CUDA_BUILD)/races_test: $(CUDA_BUILD)/shim/kernels/tests/cudashim/races_test.cu.o $(CUDA_SHIM_MODEL)
+	$(CXX) -o $@ $^ -lpthread
+
+$(CUDA_BUILD)/mma_test: $(CUDA_BUILD)/shim/kernels/tests/cudashim/mma_test.cu.o $(CUDA_SHIM_MODEL)
+	$(CXX) -o $@ $^ -lpthread
+
+$(CUDA_BUILD)/cublaslt_test: $(CUDA_BUILD)/shim/kernels/tests/cudashim/cublaslt_test.cc.o $(CUDA_SHIM_MODEL)
 	$(CXX) -o $@ $^ -lpthread
 
 # In the place of libnccl.so.2, for ranks within one process.
@@ -163,8 +170,10 @@ $(CUDA_FAKE_NCCL): kernels/tests/cudashim/fakenccl.cc kernels/tests/cudashim/ncc
 	@mkdir -p $(@D)
 	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -shared -o $@ $< -lpthread
 
-test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) $(CUDA_BUILD)/races_test ## Run the conformance suite on the CUDA kernels, on the CPU.
-	$(CUDA_BUILD)/races_test
+CUDA_MODEL_TESTS := $(CUDA_BUILD)/races_test $(CUDA_BUILD)/cublaslt_test $(CUDA_BUILD)/mma_test
+
+test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) $(CUDA_MODEL_TESTS) ## Run the conformance suite on the CUDA kernels, on the CPU.
+	@set -e; for test in $(CUDA_MODEL_TESTS); do $$test; done
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
 		go test -count=1 -tags findep_native -run 'CUDAShim|OnTheModelOfCUDA' ./runtime/backend/native ./runtime/executor
 

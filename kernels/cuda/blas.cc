@@ -14,8 +14,18 @@ namespace findep {
 #if defined(FINDEP_CUDA_SHIM)
 
 const Blas& blas() {
-  static const Blas shim{cublasCreate,         cublasDestroy,         cublasSetStream, cublasSetWorkspace, cublasSetMathMode,
-                         cublasGetStatusString, cublasGemmStridedBatchedEx_64};
+  static const Blas shim{cublasLtCreate,
+                         cublasLtDestroy,
+                         cublasLtGetStatusString,
+                         cublasLtMatmulDescInit_internal,
+                         cublasLtMatmulDescSetAttribute,
+                         cublasLtMatrixLayoutInit_internal,
+                         cublasLtMatrixLayoutSetAttribute,
+                         cublasLtMatmulPreferenceInit_internal,
+                         cublasLtMatmulPreferenceSetAttribute,
+                         cublasLtMatmulAlgoGetHeuristic,
+                         cublasLtMatmulAlgoCheck,
+                         cublasLtMatmul};
   return shim;
 }
 
@@ -23,11 +33,7 @@ const Blas& blas() {
 
 namespace {
 
-// The macros of cublas_v2.h give some functions other names than they have.
-#define FINDEP_NAME_OF(function) FINDEP_TEXT_OF(function)
-#define FINDEP_TEXT_OF(name) #name
-
-constexpr const char* kLibrary = "libcublas.so.13";
+constexpr const char* kLibrary = "libcublasLt.so.13";
 
 // kLibrary in the folder of this library, or empty.
 std::string beside() {
@@ -39,7 +45,7 @@ std::string beside() {
 }
 
 void* open_library() {
-  const char* named = getenv("FINDEP_CUBLAS_LIBRARY");
+  const char* named = getenv("FINDEP_CUBLASLT_LIBRARY");
   const std::string near = beside();
   void* library = nullptr;
   if (named != nullptr && *named != 0) {
@@ -50,8 +56,8 @@ void* open_library() {
   }
   if (library == nullptr) {
     FINDEP_FAIL(FINDEP_NO_LIBRARY,
-                "%.200s; install NVIDIA's cuBLAS for CUDA 13 (libcublas.so.13 and libcublasLt.so.13) on the loader's path or "
-                "beside this library, or name it in FINDEP_CUBLAS_LIBRARY",
+                "%.200s; install NVIDIA's cuBLAS for CUDA 13 (libcublasLt.so.13) on the loader's path or beside this library, "
+                "or name it in FINDEP_CUBLASLT_LIBRARY",
                 dlerror());
   }
   return library;
@@ -61,7 +67,7 @@ template <typename Function>
 void find(void* library, const char* name, Function* function) {
   void* const symbol = dlsym(library, name);
   if (symbol == nullptr) {
-    FINDEP_FAIL(FINDEP_VERSION_MISMATCH, "the cuBLAS that was found has no %s: install that of CUDA 13", name);
+    FINDEP_FAIL(FINDEP_VERSION_MISMATCH, "the cuBLASLt that was found has no %s: install that of CUDA 13", name);
   }
   *function = reinterpret_cast<Function>(symbol);
 }
@@ -69,13 +75,18 @@ void find(void* library, const char* name, Function* function) {
 Blas load() {
   void* const library = open_library();
   Blas b{};
-  find(library, FINDEP_NAME_OF(cublasCreate), &b.create);
-  find(library, FINDEP_NAME_OF(cublasDestroy), &b.destroy);
-  find(library, FINDEP_NAME_OF(cublasSetStream), &b.set_stream);
-  find(library, FINDEP_NAME_OF(cublasSetWorkspace), &b.set_workspace);
-  find(library, FINDEP_NAME_OF(cublasSetMathMode), &b.set_math_mode);
-  find(library, FINDEP_NAME_OF(cublasGetStatusString), &b.status_string);
-  find(library, FINDEP_NAME_OF(cublasGemmStridedBatchedEx_64), &b.gemm_strided_batched);
+  find(library, "cublasLtCreate", &b.create);
+  find(library, "cublasLtDestroy", &b.destroy);
+  find(library, "cublasLtGetStatusString", &b.status_string);
+  find(library, "cublasLtMatmulDescInit_internal", &b.desc_init);
+  find(library, "cublasLtMatmulDescSetAttribute", &b.desc_set);
+  find(library, "cublasLtMatrixLayoutInit_internal", &b.layout_init);
+  find(library, "cublasLtMatrixLayoutSetAttribute", &b.layout_set);
+  find(library, "cublasLtMatmulPreferenceInit_internal", &b.preference_init);
+  find(library, "cublasLtMatmulPreferenceSetAttribute", &b.preference_set);
+  find(library, "cublasLtMatmulAlgoGetHeuristic", &b.heuristic);
+  find(library, "cublasLtMatmulAlgoCheck", &b.check);
+  find(library, "cublasLtMatmul", &b.matmul);
   return b;
 }
 

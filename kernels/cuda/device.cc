@@ -3,8 +3,11 @@
 // Devices, buffers, streams and events of the CUDA backend, and its table.
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 #include "cuda/internal.h"
+#include "cuda/narrow.h"
 #include "cuda/pipeline_cuda.h"
 
 namespace findep {
@@ -15,9 +18,13 @@ void enter(findep_stream& stream) { use(*stream.device); }
 
 namespace {
 
-// Enough for the products of cuBLAS on Hopper, by its documentation; less on
-// others. Given to cuBLAS once, so that no operation allocates.
-constexpr size_t kBlasWorkspace = size_t{32} << 20;
+// FINDEP_CUDA_ACTIVATIONS: rounded, which it is without, or exact.
+Activations wanted_activations() {
+  const char* named = getenv("FINDEP_CUDA_ACTIVATIONS");
+  if (named == nullptr || *named == 0 || strcmp(named, "rounded") == 0) return Activations::kRounded;
+  FINDEP_REQUIRE(strcmp(named, "exact") == 0, "FINDEP_CUDA_ACTIVATIONS is \"%.40s\"; it must be rounded or exact", named);
+  return Activations::kExact;
+}
 
 // How many devices there are; 0 without a driver or a GPU. A driver that is too
 // old fails, because the GPUs are there and an update makes them usable.
@@ -65,16 +72,15 @@ findep_status device_open(int32_t index, findep_device** device, findep_error* e
     require_device(index);
     cudaDeviceProp properties;
     FINDEP_CUDA(cudaGetDeviceProperties(&properties, index));
-    findep_device opened;
-    opened.index = index;
-    snprintf(opened.name, sizeof(opened.name), "cuda:%d %.100s", index, properties.name);
-    use(opened);
-    require_kernel_image(opened);
-    blas();  // or fail
-    *device = new findep_device;
-    (*device)->index = index;
-    (*device)->memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
-    snprintf((*device)->name, sizeof((*device)->name), "%s", opened.name);
+    auto opened = std::make_unique<findep_device>();
+    opened->index = index;
+    opened->memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+    opened->activations = wanted_activations();
+    snprintf(opened->name, sizeof(opened->name), "cuda:%d %.100s", index, properties.name);
+    use(*opened);
+    require_kernel_image(*opened);
+    opened->algorithms = std::make_unique<LtAlgorithms>();
+    *device = opened.release();
   });
 }
 
@@ -164,8 +170,8 @@ void* buffer_data(findep_buffer* buffer) { return buffer == nullptr ? nullptr : 
 void* buffer_host(findep_buffer*) { return nullptr; }
 
 void release(findep_stream& s) {
-  if (s.blas != nullptr) blas().destroy(s.blas);
   if (s.workspace != nullptr) cudaFree(s.workspace);
+  if (s.narrowed != nullptr) cudaFree(s.narrowed);
   if (s.stream != nullptr) cudaStreamDestroy(s.stream);
 }
 
@@ -179,13 +185,8 @@ findep_status stream_create(findep_device* device, int32_t threads, findep_strea
     made->device = device;
     try {
       FINDEP_CUDA(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
-      FINDEP_CUDA(cudaMalloc(&made->workspace, kBlasWorkspace));
-      FINDEP_BLAS(blas().create(&made->blas));
-      FINDEP_BLAS(blas().set_stream(made->blas, made->stream));
-      FINDEP_BLAS(blas().set_workspace(made->blas, made->workspace, kBlasWorkspace));
-      // Products in full F32: without this an environment variable could turn
-      // them into TF32, with ten bits.
-      FINDEP_BLAS(blas().set_math_mode(made->blas, CUBLAS_PEDANTIC_MATH));
+      FINDEP_CUDA(cudaMalloc(&made->workspace, LtAlgorithms::kWorkspaceBytes));
+      FINDEP_CUDA(cudaMalloc(&made->narrowed, kNarrowedBytes));
     } catch (...) {
       release(*made);
       delete made;

@@ -8,9 +8,8 @@
 // A sum's order of additions depends on neither n nor the block, so that a row
 // comes out the same in every batch.
 //
-// Libraries multiply F32 activations only with F32 weights; this keeps weights
-// of 16 bits as they are in memory and the products exact. Tensor cores want
-// activations of 16 bits as well, which the ABI reserves for supports().
+// For what tensor cores do not take: F32 weights of experts, and weights of 16
+// bits with activations of 32 or at addresses that no library's kernel reads.
 
 #ifndef FINDEP_CUDA_GEMM_CUH
 #define FINDEP_CUDA_GEMM_CUH

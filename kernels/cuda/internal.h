@@ -25,12 +25,28 @@
 #include "common/operations.h"
 #include "cuda/blas.h"
 #include "cuda/pool.h"
+#include "cuda/product.h"
+
+namespace findep {
+
+// What products do with F32 activations whose weights have 16 bits.
+enum class Activations {
+  kRounded,  // round them to the weights' type, as frameworks that serve such models do
+  kExact,    // keep all their bits: BF16 weights by three products of BF16, F16 on the CUDA cores
+};
+
+// Pieces of BF16 that hold an F32.
+constexpr int kExactPieces = 3;
+
+}  // namespace findep
 
 struct findep_device {
   int index = 0;
   int64_t memory_bytes = 0;
   char name[128] = {};
   std::atomic<int64_t> objects{0};
+  findep::Activations activations = findep::Activations::kRounded;
+  std::unique_ptr<findep::LtAlgorithms> algorithms;
   // What pool_reserve took; buffers are cut from it while it is there.
   std::unique_ptr<findep::MemoryPool> pool;
   void* pool_memory = nullptr;
@@ -55,16 +71,16 @@ struct findep_event {
 struct findep_stream {
   findep_device* device = nullptr;
   cudaStream_t stream = nullptr;
-  // A handle and a workspace of its own: products on several streams neither
-  // wait for each other nor change each other's results.
-  cublasHandle_t blas = nullptr;
+  // Of its own, so that products on several streams neither wait for each other
+  // nor change each other's results: cuBLASLt's, and activations in 16 bits.
   void* workspace = nullptr;
+  void* narrowed = nullptr;
   std::string error;
 };
 
 namespace findep {
 
-// Every status of CUDA and cuBLAS goes through these.
+// Every status of CUDA and cuBLASLt goes through these.
 void check_cuda(cudaError_t status, const char* what, const char* file, int line);
 void check_blas(cublasStatus_t status, const char* what, const char* file, int line);
 

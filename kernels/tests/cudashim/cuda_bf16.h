@@ -18,4 +18,12 @@ inline float __bfloat162float(__nv_bfloat16 v) {
   return f;
 }
 
+// To nearest, ties to even; NaN becomes the one NaN that GPUs make.
+inline __nv_bfloat16 __float2bfloat16_rn(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof(bits));
+  if (v != v) return __nv_bfloat16{0x7fff};
+  return __nv_bfloat16{static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
 #endif  // FINDEP_CUDASHIM_CUDA_BF16_H

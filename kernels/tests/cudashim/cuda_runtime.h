@@ -26,6 +26,7 @@
 
 #include <functional>
 #include <string>
+#include <type_traits>
 
 #define __global__
 #define __device__
@@ -137,6 +138,9 @@ extern uint64_t epoch;
 extern uint16_t running_thread;
 void fail_launch(const std::string& why);
 
+// Whether the bytes lie within one allocation of device memory.
+bool allocated(const void* data, size_t bytes);
+
 // Runs kernel once per thread of the grid.
 cudaError_t launch(const std::function<void()>& kernel, dim3 grid, dim3 block, size_t shared);
 
@@ -145,6 +149,12 @@ void sync_block();
 void sync_warp();
 // The place through which a lane of the warp of the running thread shows a value.
 void* exchange(unsigned lane);
+
+// For the model of tensor cores (mma.h): room for two of the running warp's
+// matrices, and a check that all its lanes are here with the same address and
+// leading dimension, the address aligned to 32 bytes and the columns to 16.
+float* warp_scratch();
+void require_together(const void* matrix, unsigned ld, size_t element_bytes);
 
 template <typename T>
 T shuffle(T value, unsigned lane) {
@@ -158,6 +168,18 @@ T shuffle(T value, unsigned lane) {
 }
 
 }  // namespace cuda_shim
+
+inline uint32_t __float_as_uint(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof(bits));
+  return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+  float v;
+  memcpy(&v, &bits, sizeof(v));
+  return v;
+}
 
 inline void __syncthreads() { cuda_shim::sync_block(); }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -14,7 +15,6 @@
 #include <string>
 #include <vector>
 
-#include "cublas_v2.h"
 #include "cuda_runtime.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -29,6 +29,7 @@ uint16_t running_thread = 0;
 namespace {
 
 constexpr unsigned kWarp = 32;
+constexpr size_t kWarpScratch = 2 * 16 * 16;  // floats
 constexpr size_t kStack = 64 * 1024;
 constexpr int64_t kMemory = int64_t{4} << 30;
 
@@ -58,6 +59,7 @@ struct Block {
   Barrier all;
   std::vector<Barrier> warps;
   std::vector<uint64_t> exchanged;  // a place per thread
+  std::vector<float> matrices;      // two per warp
   uint64_t steps = 0;               // barriers left and threads finished
   std::string failure;              // the first, empty if none
 };
@@ -103,6 +105,7 @@ void prepare(Block& b, dim3 size) {
   const unsigned threads = size.x * size.y * size.z;
   b.fibers.resize(threads);
   b.exchanged.assign(threads, 0);
+  b.matrices.assign((threads + kWarp - 1) / kWarp * kWarpScratch, 0);
   b.warps.assign((threads + kWarp - 1) / kWarp, Barrier{});
   b.all.expected = threads;
   for (unsigned t = 0; t < threads; ++t) {
@@ -160,6 +163,15 @@ void sync_block() {
 }
 void sync_warp() { wait(block->warps[threadIdx.x / kWarp]); }
 void* exchange(unsigned lane) { return &block->exchanged[threadIdx.x / kWarp * kWarp + lane]; }
+
+float* warp_scratch() { return &block->matrices[threadIdx.x / kWarp * kWarpScratch]; }
+
+void require_together(const void* matrix, unsigned ld, size_t element_bytes) {
+  const uint64_t mine = reinterpret_cast<uintptr_t>(matrix) * 4096 + ld;
+  if (shuffle(mine, 0) != mine) fail_launch("lanes of a warp load or store different matrices at once");
+  if (reinterpret_cast<uintptr_t>(matrix) % 32 != 0) fail_launch("a tensor core's matrix is not aligned to 32 bytes");
+  if (ld * element_bytes % 16 != 0) fail_launch("a tensor core's matrix has columns that are not aligned to 16 bytes");
+}
 
 void fail_launch(const std::string& why) {
   if (block->failure.empty()) block->failure = why;
@@ -233,14 +245,41 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t) { return injected("cudaEventQuery", cudaErrorECCUncorrectable); }
 
+namespace {
+
+std::mutex allocations_lock;
+std::map<uintptr_t, size_t> allocations;
+
+}  // namespace
+
+bool cuda_shim::allocated(const void* data, size_t bytes) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(data);
+  std::lock_guard<std::mutex> lock(allocations_lock);
+  auto after = allocations.upper_bound(from);
+  if (after == allocations.begin()) return false;
+  const auto& [start, size] = *--after;
+  return bytes <= size && from - start <= size - bytes;
+}
+
+// As aligned as a GPU's. Of workspaces only the first part becomes garbage: filling
+// every stream's would take most of the tests' time.
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  *data = malloc(bytes);
+  *data = aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*data == nullptr) return cudaErrorMemoryAllocation;
-  memset(*data, 0xab, bytes);
+  memset(*data, 0xab, std::min(bytes, size_t{1} << 20));
+  std::lock_guard<std::mutex> lock(allocations_lock);
+  allocations[reinterpret_cast<uintptr_t>(*data)] = bytes;
   return cudaSuccess;
 }
 
-cudaError_t cudaFree(void* data) { return free(data), cudaSuccess; }
+cudaError_t cudaFree(void* data) {
+  {
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    allocations.erase(reinterpret_cast<uintptr_t>(data));
+  }
+  return free(data), cudaSuccess;
+}
+
 cudaError_t cudaMemset(void* data, int value, size_t bytes) { return memset(data, value, bytes), cudaSuccess; }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
@@ -254,38 +293,3 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cu
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = nullptr, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-
-const char* cublasGetStatusString(cublasStatus_t) { return "a cuBLAS error of the shim"; }
-cublasStatus_t cublasCreate(cublasHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
-
-cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int64_t m,
-                                             int64_t n, int64_t k, const void* alpha, const void* a, cudaDataType,
-                                             int64_t lda, int64_t stride_a, const void* b, cudaDataType, int64_t ldb,
-                                             int64_t stride_b, const void* beta, void* c, cudaDataType, int64_t ldc,
-                                             int64_t stride_c, int64_t batch, cublasComputeType_t, cublasGemmAlgo_t) {
-  const bool transposed = op_a == CUBLAS_OP_T;
-  if (op_b != CUBLAS_OP_N || m < 0 || n < 0 || k < 0 || batch < 0 || lda < (transposed ? k : m) || ldb < k || ldc < m) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
-  for (int64_t at = 0; at < batch; ++at) {
-    const float* from = static_cast<const float*>(a) + at * stride_a;
-    const float* with = static_cast<const float*>(b) + at * stride_b;
-    float* to = static_cast<float*>(c) + at * stride_c;
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t o = 0; o < m; ++o) {
-        double sum = 0;
-        for (int64_t s = 0; s < k; ++s) {
-          sum += static_cast<double>(from[transposed ? o * lda + s : s * lda + o]) * static_cast<double>(with[i * ldb + s]);
-        }
-        // Like cuBLAS: with beta 0 the old value, which may be NaN, is not read.
-        to[i * ldc + o] = scale * static_cast<float>(sum) + (keep == 0 ? 0.0f : keep * to[i * ldc + o]);
-      }
-    }
-  }
-  return CUBLAS_STATUS_SUCCESS;
-}

@@ -75,6 +75,34 @@ func Run(t *testing.T, open func() (backend.Device, error)) {
 	t.Run("contract", func(t *testing.T) { runContract(t, open) })
 }
 
+// hiddenTolerance is the tolerance for experts whose hidden values are rounded: a
+// difference in the last bit of F32 may round one of them to its neighbour in
+// BF16, 2^-8 apart.
+const hiddenTolerance = 4e-3
+
+// RunRounding tests the products with weights of 16 bits of a backend that rounds
+// activations to the weights' type, as reference.NewRounding does. Everything else
+// is Run's, on a device that does not round.
+func RunRounding(t *testing.T, open func() (backend.Device, error)) {
+	t.Helper()
+	dev := mustOpen(t, open)
+	ref := reference.NewRounding(reference.DefaultMemory)
+	byOp := grouped(allCases())
+	for _, op := range []backend.Op{backend.OpMatMul, backend.OpHeadMatMul, backend.OpExpertMLP} {
+		t.Run(opNames[op], func(t *testing.T) {
+			for _, weight := range []backend.DType{backend.BF16, backend.F16} {
+				cases := byOp[op][weight]
+				if op == backend.OpExpertMLP {
+					for i := range cases {
+						cases[i].tolerance = hiddenTolerance
+					}
+				}
+				t.Run(weight.String(), func(t *testing.T) { runCases(t, dev, ref, cases) })
+			}
+		})
+	}
+}
+
 func mustOpen(t *testing.T, open func() (backend.Device, error)) backend.Device {
 	t.Helper()
 	dev, err := open()

@@ -56,7 +56,24 @@ func TestCUDALibrary(t *testing.T) {
 	if err := dev.Close(); err != nil {
 		t.Fatal(err)
 	}
-	conformance.Run(t, open)
+	runCUDA(t, open)
+}
+
+// activationsVariable says what products do with activations in F32 whose weights
+// have 16 bits.
+const activationsVariable = "FINDEP_CUDA_ACTIVATIONS"
+
+// runCUDA runs the conformance suite with exact activations, where all results are
+// those of F32, and with rounded ones the products that differ.
+func runCUDA(t *testing.T, open func() (backend.Device, error)) {
+	t.Run("exact", func(t *testing.T) {
+		t.Setenv(activationsVariable, "exact")
+		conformance.Run(t, open)
+	})
+	t.Run("rounded", func(t *testing.T) {
+		t.Setenv(activationsVariable, "rounded")
+		conformance.RunRounding(t, open)
+	})
 }
 
 // TestCUDASymbols looks at what the shared library shows to and asks of the
@@ -150,7 +167,18 @@ func TestCUDAShim(t *testing.T) {
 	if path == "" {
 		t.Skip("FINDEP_CUDA_SHIM names no library; run `make test-cuda-shim`")
 	}
-	conformance.Run(t, func() (backend.Device, error) {
+	open := func() (backend.Device, error) {
 		return backend.Open(native.CUDA, backend.Options{Library: path})
+	}
+	runCUDA(t, open)
+	t.Run("unknown activations", func(t *testing.T) {
+		t.Setenv(activationsVariable, "fp4")
+		dev, err := open()
+		if !errors.Is(err, native.ErrInvalidArgument) || !strings.Contains(err.Error(), `"fp4"; it must be rounded or exact`) {
+			t.Errorf("the error is %v; it must name the variable's value and the remedy", err)
+		}
+		if err == nil {
+			dev.Close()
+		}
 	})
 }

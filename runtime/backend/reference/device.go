@@ -30,9 +30,14 @@ const DefaultMemory = int64(8) << 30
 // New makes a device that gives out at most memory bytes.
 func New(memory int64) *Device { return &Device{memory: memory} }
 
+// NewRounding is New for a device whose products with weights of 16 bits round
+// their activations to the weights' type first, as tensor cores ask for.
+func NewRounding(memory int64) *Device { return &Device{memory: memory, rounds: true} }
+
 // Device is the plain Go device.
 type Device struct {
 	memory int64
+	rounds bool
 	used   atomic.Int64
 }
 
@@ -146,11 +151,14 @@ func (d *Device) NewStream(threads int) (backend.Stream, error) {
 	if threads < 0 {
 		return nil, fmt.Errorf("a stream cannot have %d threads", threads)
 	}
-	return &stream{}, nil
+	return &stream{rounds: d.rounds}, nil
 }
 
 // stream has no state: operations are done, or refused, when they return.
-type stream struct{}
+type stream struct {
+	// rounds is the device's.
+	rounds bool
+}
 
 var _ backend.Stream = (*stream)(nil)
 

@@ -108,7 +108,7 @@ func (*stream) GroupExperts(p backend.GroupExpertsArgs) error {
 
 // ExpertMLP implements backend.Stream. It has its own scratch memory and
 // leaves the workspace alone, but insists that it would be large enough.
-func (*stream) ExpertMLP(outM, xM backend.Matrix, p backend.ExpertMLPArgs) error {
+func (s *stream) ExpertMLP(outM, xM backend.Matrix, p backend.ExpertMLPArgs) error {
 	a := args{op: "expertmlp"}
 	out, x, gateUp, down := a.f32("out", outM), a.f32("x", xM), a.weight("GateUp", p.GateUp), a.weight("Down", p.Down)
 	if !positive(&a, p.Experts, p.Hidden) {
@@ -135,7 +135,7 @@ func (*stream) ExpertMLP(outM, xM backend.Matrix, p backend.ExpertMLPArgs) error
 	}
 	for e := range p.Experts {
 		from, to := start.at(e), start.at(e+1)
-		result := expert(x, row, from, to, gateUp, down, e, h)
+		result := s.expert(x, row, from, to, gateUp, down, e, h)
 		for i := from; i < to; i++ {
 			sum := out.row(row.at(i))
 			for c, v := range result.row(i - from) {
@@ -147,15 +147,15 @@ func (*stream) ExpertMLP(outM, xM backend.Matrix, p backend.ExpertMLPArgs) error
 }
 
 // expert computes expert e for the rows of places [from, to).
-func expert(x floats, row ints, from, to int, gateUp, down weight, e, h int) floats {
+func (s *stream) expert(x floats, row ints, from, to int, gateUp, down weight, e, h int) floats {
 	n, m := to-from, x.cols
 	in, both, act, result := dense(n, m), dense(n, 2*h), dense(n, h), dense(n, m)
 	for i := range n {
 		copy(in.row(i), x.row(row.at(from+i)))
 	}
-	matMul(both, in, gateUp, e*2*h, false)
+	matMul(both, s.narrowed(in, gateUp), gateUp, e*2*h, false)
 	swiGLU(act, both)
-	matMul(result, act, down, e*m, false)
+	matMul(result, s.narrowed(act, down), down, e*m, false)
 	return result
 }
 

@@ -21,15 +21,34 @@ func (*stream) Embed(outM, tableM, idsM backend.Matrix) error {
 }
 
 // MatMul implements backend.Stream.
-func (*stream) MatMul(outM, xM, wM backend.Matrix, accumulate bool) error {
+func (s *stream) MatMul(outM, xM, wM backend.Matrix, accumulate bool) error {
 	a := args{op: "matmul"}
 	out, x, w := a.f32("out", outM), a.f32("x", xM), a.weight("w", wM)
 	a.shape("w", w.rows, w.cols, out.cols, x.cols)
 	a.shape("out", out.rows, out.cols, x.rows, w.rows)
 	if a.err == nil {
-		matMul(out, x, w, 0, accumulate)
+		matMul(out, s.narrowed(x, w), w, 0, accumulate)
 	}
 	return a.err
+}
+
+// narrowed is x, or x rounded to the type of w's elements where the device rounds.
+func (s *stream) narrowed(x floats, w weight) floats {
+	if !s.rounds || w.matrix.DType == backend.F32 {
+		return x
+	}
+	result := dense(x.rows, x.cols)
+	for r := range x.rows {
+		for c, v := range x.row(r) {
+			if w.matrix.DType == backend.BF16 {
+				v = backend.BF16ToFloat32(backend.Float32ToBF16(v))
+			} else {
+				v = backend.F16ToFloat32(backend.Float32ToF16(v))
+			}
+			result.row(r)[c] = v
+		}
+	}
+	return result
 }
 
 // matMul is out (+)= x * w[from : from+out.cols]^T.
@@ -65,7 +84,7 @@ func dot(x, y []float32) float64 {
 }
 
 // HeadMatMul implements backend.Stream.
-func (*stream) HeadMatMul(outM, xM, wM backend.Matrix, p backend.HeadMatMulArgs) error {
+func (s *stream) HeadMatMul(outM, xM, wM backend.Matrix, p backend.HeadMatMulArgs) error {
 	a := args{op: "headmatmul"}
 	out, x, w := a.f32("out", outM), a.f32("x", xM), a.weight("w", wM)
 	if !positive(&a, p.Heads, p.In, p.Out, p.XStride, p.OutStride) {
@@ -83,6 +102,7 @@ func (*stream) HeadMatMul(outM, xM, wM backend.Matrix, p backend.HeadMatMulArgs)
 	if a.err != nil {
 		return a.err
 	}
+	x = s.narrowed(x, w)
 	for h := range p.Heads {
 		headMatMul(out, x, w, h, p)
 	}
