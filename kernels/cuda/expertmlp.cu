@@ -7,9 +7,13 @@
 //   2. result [pairs,M] = act Wdown^T
 //   3. out[r,:] = the weighted results of r's places, experts ascending: no
 //      atomic additions, so the sum is the same in every run
-// A block takes every gridDim.y-th tile of 64 places of its expert.
+// Weights of 16 bits are multiplied on the tensor cores (tensor.cuh), with x and
+// act rounded to their type or, for exact activations, in pieces of BF16; F32
+// weights, and F16 with exact activations, on the CUDA cores (gemm.cuh). A block
+// takes every gridDim.y-th tile of 64 places of its expert.
 
 #include "cuda/gemm.cuh"
+#include "cuda/tensor.cuh"
 
 namespace findep {
 
@@ -30,6 +34,7 @@ struct ExpertWeights {
   ExpertParams p;
   const T* data;
   int64_t stride;
+  bool wide_rows, wide_weights;  // see load_eight
 };
 
 struct Places {
@@ -78,6 +83,71 @@ __global__ void __launch_bounds__(kTileThreads) expert_down_kernel(ExpertWeights
   }
 }
 
+// The rows that a tile of places multiplies: null beyond their end.
+struct TileRows {
+  const float* row[kTensorTile];
+};
+
+// Every thread may read `rows` afterwards.
+template <typename Row>
+__device__ void set_tile_rows(TileRows& rows, int64_t n, Row row) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < kTensorTile) rows.row[i] = i < n ? row(i) : nullptr;
+  __syncthreads();
+}
+
+__device__ inline Eight<float> load_tile_row(const TileRows& rows, int r, int64_t c, int64_t cols, bool wide) {
+  return rows.row[r] == nullptr ? Eight<float>{} : load_eight(rows.row[r], c, cols, wide);
+}
+
+template <typename T, int kPieces>
+__global__ void __launch_bounds__(kTensorThreads) expert_act_tensor_kernel(ExpertWeights<T> m) {
+  __shared__ TensorShared<T, kPieces, 2> shared;
+  __shared__ TileRows rows;
+  const ExpertParams& p = m.p;
+  const int64_t e = blockIdx.z, first = static_cast<int64_t>(blockIdx.x) * kTensorTile;
+  const Places places = places_of(p, e);
+  const T* w = m.data + (e * 2 * p.hidden + first) * m.stride;
+  const int64_t step = static_cast<int64_t>(gridDim.y) * kTensorTile;
+  for (int64_t at = places.from + static_cast<int64_t>(blockIdx.y) * kTensorTile; at < places.to; at += step) {
+    set_tile_rows(rows, places.to - at, [&](int i) -> const float* {
+      const int64_t r = p.group_row[at + i];
+      return r >= 0 && r < p.x.rows ? p.x.row(r) : nullptr;
+    });
+    tensor_tile(
+        shared, places.to - at, p.hidden - first, p.model,
+        [&](int r, int64_t c) { return load_tile_row(rows, r, c, p.model, m.wide_rows); },
+        [&](int product, int o, int64_t c) {
+          if (o >= p.hidden - first) return Eight<T>{};
+          return load_eight(w + (product * p.hidden + o) * m.stride, c, p.model, m.wide_weights);
+        },
+        [](const float (&sums)[2]) { return silu(sums[0]) * sums[1]; },
+        [&](int r, int o, float v) { p.act.row(at + r)[first + o] = v; });
+  }
+}
+
+template <typename T, int kPieces>
+__global__ void __launch_bounds__(kTensorThreads) expert_down_tensor_kernel(ExpertWeights<T> m) {
+  __shared__ TensorShared<T, kPieces, 1> shared;
+  __shared__ TileRows rows;
+  const ExpertParams& p = m.p;
+  const int64_t e = blockIdx.z, first = static_cast<int64_t>(blockIdx.x) * kTensorTile;
+  const Places places = places_of(p, e);
+  const T* w = m.data + (e * p.model + first) * m.stride;
+  const int64_t step = static_cast<int64_t>(gridDim.y) * kTensorTile;
+  for (int64_t at = places.from + static_cast<int64_t>(blockIdx.y) * kTensorTile; at < places.to; at += step) {
+    set_tile_rows(rows, places.to - at, [&](int i) -> const float* { return p.act.row(at + i); });
+    tensor_tile(
+        shared, places.to - at, p.model - first, p.hidden,
+        [&](int r, int64_t c) { return load_tile_row(rows, r, c, p.hidden, m.wide_rows); },
+        [&](int, int o, int64_t c) {
+          return o < p.model - first ? load_eight(w + o * m.stride, c, p.hidden, m.wide_weights) : Eight<T>{};
+        },
+        [](const float (&sums)[1]) { return sums[0]; },
+        [&](int r, int o, float v) { p.result.row(at + r)[first + o] = v; });
+  }
+}
+
 // The first place of row r among an expert's, whose rows ascend, or -1.
 __device__ int64_t place_of(const ExpertParams& p, int64_t e, int64_t r) {
   const Places places = places_of(p, e);
@@ -118,21 +188,45 @@ __global__ void __launch_bounds__(kSumThreads) expert_sum_kernel(ExpertParams p)
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Enough row tiles for four times the average expert at once.
+// Enough row tiles for four times the average expert at once. Both kinds of tile
+// have as many rows and outputs.
+static_assert(kTile == kTensorTile, "one grid serves both");
 dim3 grid_of(const ExpertParams& p, int64_t outputs) {
   const int64_t tiles = (4 * p.places / p.experts + kTile - 1) / kTile;
   return dim3(blocks_for(outputs, kTile), static_cast<unsigned>(tiles < 1 ? 1 : least(tiles, kMaxGridYZ)),
               static_cast<unsigned>(p.experts));
 }
 
+template <typename T>
+ExpertWeights<T> weights_of(const ExpertParams& p, const View<float>& rows, const Weight& w) {
+  return ExpertWeights<T>{p, static_cast<const T*>(w.data), w.stride, is_wide(rows.data, rows.stride, sizeof(float)),
+                          is_wide(w.data, w.stride, sizeof(T))};
+}
+
+template <typename T, int kPieces>
+void with_tensor_cores(findep_stream& s, const ExpertParams& p, const Weight& gate_up, const Weight& down) {
+  launch(s, expert_act_tensor_kernel<T, kPieces>, grid_of(p, p.hidden), dim3(kTensorThreads),
+         weights_of<T>(p, p.x, gate_up));
+  launch(s, expert_down_tensor_kernel<T, kPieces>, grid_of(p, p.model), dim3(kTensorThreads), weights_of<T>(p, p.act, down));
+}
+
+template <typename T>
+void with_cuda_cores(findep_stream& s, const ExpertParams& p, const Weight& gate_up, const Weight& down) {
+  launch(s, expert_act_kernel<T>, grid_of(p, p.hidden), dim3(kTileThreads), weights_of<T>(p, p.x, gate_up));
+  launch(s, expert_down_kernel<T>, grid_of(p, p.model), dim3(kTileThreads), weights_of<T>(p, p.act, down));
+}
+
 void run(findep_stream& s, const ExpertParams& p, const Weight& gate_up, const Weight& down) {
-  with_type(gate_up, [&](auto* data) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-    launch(s, expert_act_kernel<T>, grid_of(p, p.hidden), dim3(kTileThreads),
-           ExpertWeights<T>{p, data, gate_up.stride});
-    launch(s, expert_down_kernel<T>, grid_of(p, p.model), dim3(kTileThreads),
-           ExpertWeights<T>{p, static_cast<const T*>(down.data), down.stride});
-  });
+  const bool exact = s.device->activations == Activations::kExact;
+  switch (gate_up.dtype) {
+    case FINDEP_F32: with_cuda_cores<float>(s, p, gate_up, down); break;
+    case FINDEP_BF16:
+      exact ? with_tensor_cores<__nv_bfloat16, kExactPieces>(s, p, gate_up, down)
+            : with_tensor_cores<__nv_bfloat16, 1>(s, p, gate_up, down);
+      break;
+    default:
+      exact ? with_cuda_cores<__half>(s, p, gate_up, down) : with_tensor_cores<__half, 1>(s, p, gate_up, down);
+  }
   launch(s, expert_sum_kernel, dim3(blocks_for(p.out.rows, 1)), dim3(kSumThreads), p);
 }
 
