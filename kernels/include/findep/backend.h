@@ -39,8 +39,8 @@
 //   supports() says otherwise. Weights are [out, in] as in Hugging Face
 //   checkpoints, in any type for which supports(op, type) is true; products are
 //   accumulated in F32 or better. A backend may round activations to the type of
-//   weights of 16 bits before it multiplies them; with F32 weights nothing rounds. Outputs must not overlap inputs, except where
-//   an operation says so.
+//   weights of 16 bits before it multiplies them; with F32 weights nothing rounds.
+//   Outputs must not overlap inputs, except where an operation says so.
 
 #ifndef FINDEP_BACKEND_H
 #define FINDEP_BACKEND_H
