@@ -250,7 +250,7 @@ func (a *agent) lead() error {
 		return nil
 	}
 	in := a.config.current.Load()
-	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, warmUp: a.options.WarmUp, warmUpBudget: a.options.WarmUpBudget, now: a.now,
+	l := &leader{config: a.config, limits: a.limits, metrics: a.metrics, log: a.log, machine: fmt.Sprintf("%s, %d threads", a.device.Name(), a.options.Threads), warmUp: a.options.WarmUp, warmUpBudget: a.options.WarmUpBudget, now: a.now,
 		planner: newPlanner(a.shape, a.log, a.metrics), deadlines: deadlines{floor: a.options.StepTimeout}}
 	coordinator, err := rendezvous.NewCoordinator(rendezvous.Config{
 		Instance: in, TopologyHash: a.config.hash,

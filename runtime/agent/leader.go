@@ -28,7 +28,9 @@ type leader struct {
 	limits      limits
 	metrics     *metrics
 	log         *slog.Logger
-	warmUp      bool
+	// machine is what this rank's stages are measured on.
+	machine string
+	warmUp  bool
 	// warmUpBudget bounds how long larger and larger prompts are measured.
 	warmUpBudget time.Duration
 	// now is the clock that recorded steps are put on, the same as rank 0's.
@@ -77,14 +79,8 @@ func (l *leader) open(ctx context.Context, epoch uint64) {
 	l.step.Lock()
 	defer l.step.Unlock()
 	l.ledger = newLedger(l.limits)
-	if l.warmUp && !l.planner.measured() {
-		start := time.Now()
-		if err := l.measure(ctx, epoch); err != nil {
-			l.log.Warn("warm-up failed; plans rest on the profile", "epoch", epoch, "reason", err.Error())
-		} else {
-			l.log.Info("stages measured", "epoch", epoch, "milliseconds", time.Since(start).Milliseconds(), "stages", l.planner.describe())
-		}
-		l.ledger = newLedger(l.limits)
+	if l.warmUp {
+		l.learnStages(ctx, epoch)
 	}
 	select {
 	case <-l.coordinator.Failed(epoch):
@@ -98,6 +94,21 @@ func (l *leader) open(ctx context.Context, epoch uint64) {
 	l.epoch = epoch
 	l.mu.Unlock()
 	l.log.Info("instance formed", "epoch", epoch)
+}
+
+// learnStages gives the planner its stage models: those it has, those of the
+// leader before, or those it measures now. Every rank keeps them.
+func (l *leader) learnStages(ctx context.Context, epoch uint64) {
+	if !l.planner.measured() && !l.recall(epoch) {
+		start := time.Now()
+		if err := l.measure(ctx, epoch); err != nil {
+			l.log.Warn("warm-up failed; plans rest on the profile", "epoch", epoch, "reason", err.Error())
+		} else {
+			l.log.Info("stages measured", "epoch", epoch, "milliseconds", time.Since(start).Milliseconds(), "stages", l.planner.describe())
+		}
+		l.ledger = newLedger(l.limits)
+	}
+	l.entrust(epoch)
 }
 
 func (l *leader) close(epoch uint64) {
@@ -150,15 +161,18 @@ func (l *leader) Step(_ context.Context, req *agentpb.StepRequest) (*agentpb.Ste
 		l.coordinator.Abort(epoch, err.Error())
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	measured := float64(elapsed) / float64(time.Millisecond)
+	number, measured := l.number, float64(elapsed)/float64(time.Millisecond)
 	if shape.samples > 0 {
 		l.record(shape, choice, measured)
-		l.planner.learn(shape, choice, l.config.current.Load(), outcomes, elapsed)
+		refitted := l.planner.learn(shape, choice, l.config.current.Load(), outcomes, elapsed)
 		l.metrics.skew(outcomes)
 		l.trace(shape, choice, outcomes)
+		if refitted {
+			l.entrust(epoch)
+		}
 	}
 	return &agentpb.StepResponse{
-		Epoch: epoch, Step: l.number, Results: results, Plan: planToProto(choice.plan),
+		Epoch: epoch, Step: number, Results: results, Plan: planToProto(choice.plan),
 		MeasuredMilliseconds: measured, PredictedMilliseconds: choice.predicted,
 		ExposedCommunicationMilliseconds: choice.exposed, Busiest: busiest(outcomes),
 	}, nil
@@ -213,12 +227,16 @@ var errStepTimeout = errors.New("a rank did not answer in time")
 // execute sends one step to all ranks and gathers what they answer, by rank.
 // On an error the epoch is over.
 func (l *leader) execute(epoch uint64, c choice, pieces []*agentpb.Piece, release []uint64) ([]*agentpb.RankOutcome, time.Duration, error) {
+	return l.command(epoch, c, &agentpb.StepCommand{Pieces: pieces, Release: release, Trace: l.tracer.wanted()})
+}
+
+// command fills in what every step has, and executes it.
+func (l *leader) command(epoch uint64, c choice, command *agentpb.StepCommand) ([]*agentpb.RankOutcome, time.Duration, error) {
 	l.number++
 	deadline := l.deadlines.of(c.predicted)
-	payload, err := proto.Marshal(&agentpb.StepCommand{
-		Number: l.number, Plan: planToProto(c.plan), Pieces: pieces, Release: release, Trace: l.tracer.wanted(),
-		DeadlineMilliseconds: uint32(min(deadline.Milliseconds(), math.MaxUint32)),
-	})
+	command.Number, command.Plan = l.number, planToProto(c.plan)
+	command.DeadlineMilliseconds = uint32(min(deadline.Milliseconds(), math.MaxUint32))
+	payload, err := proto.Marshal(command)
 	if err != nil {
 		return nil, 0, fmt.Errorf("step %d: %w", l.number, err)
 	}

@@ -60,6 +60,7 @@ type rank struct {
 	mu    sync.Mutex
 	epoch uint64
 	mesh  transport.Mesh
+	kept  []byte // for the next leader, see keep.go
 	links []transport.LinkKinds
 }
 
@@ -218,6 +219,7 @@ func (r *rank) step(ctx context.Context, epoch uint64, payload []byte) ([]byte, 
 	}
 	r.count(&result)
 	outcome := outcomeToProto(command.Number, &result)
+	outcome.Stages = r.keep(command)
 	if command.Trace {
 		outcome.ReceivedNanoseconds, outcome.StartedNanoseconds, outcome.AnsweredNanoseconds = received, result.Started, r.now()
 	}

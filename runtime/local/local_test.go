@@ -223,6 +223,10 @@ func TestInstanceOutlivesItsRanks(t *testing.T) {
 		epoch = next
 		generate(t, client, epoch, 2, all)
 	}
+	// The new leader did not measure: the other ranks have kept what it needs.
+	if log := in.Log(); strings.Count(log, `"stages measured"`) != 1 || strings.Count(log, `"stages taken over from the leader before"`) != 1 {
+		t.Errorf("the stages were measured %d times and taken over %d times", strings.Count(log, `"stages measured"`), strings.Count(log, `"stages taken over`))
+	}
 	_, err := client.Step(t.Context(), &agentpb.StepRequest{Epoch: epoch - 1})
 	if err == nil || !strings.Contains(err.Error(), "the instance is in epoch") {
 		t.Errorf("a step of the epoch before gave %v", err)

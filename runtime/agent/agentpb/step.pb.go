@@ -36,8 +36,13 @@ type StepCommand struct {
 	// How long the leader waits for the answer. A rank that is told to let go and
 	// does not within the same time again is wedged.
 	DeadlineMilliseconds uint32 `protobuf:"varint,6,opt,name=deadline_milliseconds,json=deadlineMilliseconds,proto3" json:"deadline_milliseconds,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// What the leader's stage models rest on, if not empty. Every rank keeps the
+	// last one it was sent, for a leader that takes this one's place.
+	KeepStages []byte `protobuf:"bytes,7,opt,name=keep_stages,json=keepStages,proto3" json:"keep_stages,omitempty"`
+	// Ask for what the rank keeps.
+	RecallStages  bool `protobuf:"varint,8,opt,name=recall_stages,json=recallStages,proto3" json:"recall_stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepCommand) Reset() {
@@ -110,6 +115,20 @@ func (x *StepCommand) GetDeadlineMilliseconds() uint32 {
 		return x.DeadlineMilliseconds
 	}
 	return 0
+}
+
+func (x *StepCommand) GetKeepStages() []byte {
+	if x != nil {
+		return x.KeepStages
+	}
+	return nil
+}
+
+func (x *StepCommand) GetRecallStages() bool {
+	if x != nil {
+		return x.RecallStages
+	}
+	return false
 }
 
 // KindDuration sums the tasks of one kind that a rank ran in a step.
@@ -273,8 +292,10 @@ type RankOutcome struct {
 	ReceivedNanoseconds int64 `protobuf:"varint,7,opt,name=received_nanoseconds,json=receivedNanoseconds,proto3" json:"received_nanoseconds,omitempty"`
 	StartedNanoseconds  int64 `protobuf:"varint,8,opt,name=started_nanoseconds,json=startedNanoseconds,proto3" json:"started_nanoseconds,omitempty"`
 	AnsweredNanoseconds int64 `protobuf:"varint,9,opt,name=answered_nanoseconds,json=answeredNanoseconds,proto3" json:"answered_nanoseconds,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// What this rank keeps, if it was asked for.
+	Stages        []byte `protobuf:"bytes,10,opt,name=stages,proto3" json:"stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RankOutcome) Reset() {
@@ -370,18 +391,28 @@ func (x *RankOutcome) GetAnsweredNanoseconds() int64 {
 	return 0
 }
 
+func (x *RankOutcome) GetStages() []byte {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
 var File_runtime_agent_agentpb_step_proto protoreflect.FileDescriptor
 
 const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\n" +
-	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xea\x01\n" +
+	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xb0\x02\n" +
 	"\vStepCommand\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
 	"\x04plan\x18\x02 \x01(\v2\x1a.findep.agent.v1.PlanInUseR\x04plan\x12.\n" +
 	"\x06pieces\x18\x03 \x03(\v2\x16.findep.agent.v1.PieceR\x06pieces\x12\x18\n" +
 	"\arelease\x18\x04 \x03(\x04R\arelease\x12\x14\n" +
 	"\x05trace\x18\x05 \x01(\bR\x05trace\x123\n" +
-	"\x15deadline_milliseconds\x18\x06 \x01(\rR\x14deadlineMilliseconds\"\\\n" +
+	"\x15deadline_milliseconds\x18\x06 \x01(\rR\x14deadlineMilliseconds\x12\x1f\n" +
+	"\vkeep_stages\x18\a \x01(\fR\n" +
+	"keepStages\x12#\n" +
+	"\rrecall_stages\x18\b \x01(\bR\frecallStages\"\\\n" +
 	"\fKindDuration\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05tasks\x18\x02 \x01(\rR\x05tasks\x12\"\n" +
@@ -393,7 +424,7 @@ const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"microBatch\x12\x18\n" +
 	"\asegment\x18\x04 \x01(\rR\asegment\x12+\n" +
 	"\x11start_nanoseconds\x18\x05 \x01(\x03R\x10startNanoseconds\x12'\n" +
-	"\x0fend_nanoseconds\x18\x06 \x01(\x03R\x0eendNanoseconds\"\xaf\x03\n" +
+	"\x0fend_nanoseconds\x18\x06 \x01(\x03R\x0eendNanoseconds\"\xc7\x03\n" +
 	"\vRankOutcome\x12\x16\n" +
 	"\x06number\x18\x06 \x01(\x04R\x06number\x126\n" +
 	"\aresults\x18\x01 \x03(\v2\x1c.findep.agent.v1.PieceResultR\aresults\x12;\n" +
@@ -404,7 +435,9 @@ const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\x10wall_nanoseconds\x18\x05 \x01(\x03R\x0fwallNanoseconds\x121\n" +
 	"\x14received_nanoseconds\x18\a \x01(\x03R\x13receivedNanoseconds\x12/\n" +
 	"\x13started_nanoseconds\x18\b \x01(\x03R\x12startedNanoseconds\x121\n" +
-	"\x14answered_nanoseconds\x18\t \x01(\x03R\x13answeredNanosecondsB9Z7github.com/findep/findep-operator/runtime/agent/agentpbb\x06proto3"
+	"\x14answered_nanoseconds\x18\t \x01(\x03R\x13answeredNanoseconds\x12\x16\n" +
+	"\x06stages\x18\n" +
+	" \x01(\fR\x06stagesB9Z7github.com/findep/findep-operator/runtime/agent/agentpbb\x06proto3"
 
 var (
 	file_runtime_agent_agentpb_step_proto_rawDescOnce sync.Once
