@@ -277,7 +277,8 @@ type GroupSpec struct {
 // ImagesSpec overrides images.
 type ImagesSpec struct {
 	// runtime is the image of the sidecar that solves and executes. Default: the
-	// operator's --runtime-image at the time the instances were made.
+	// operator's --runtime-image, or for a group on NVIDIA's GPUs its
+	// --runtime-cuda-image, at the time the instances were made.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512

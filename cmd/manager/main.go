@@ -42,6 +42,7 @@ type options struct {
 	qps             float32
 	burst           int
 	runtimeImage    string
+	runtimeCUDA     string
 	serverImage     string
 	pullPolicy      string
 	logLevel        string
@@ -80,6 +81,7 @@ func command() *cobra.Command {
 	f.Float32Var(&o.qps, "kube-api-qps", 500, "sustained requests per second to the API server")
 	f.IntVar(&o.burst, "kube-api-burst", 1000, "burst of requests to the API server")
 	f.StringVar(&o.runtimeImage, "runtime-image", "findep/runtime:latest", "image of the sidecar in instances that are made from now on")
+	f.StringVar(&o.runtimeCUDA, "runtime-cuda-image", "", "image of the sidecar in groups on NVIDIA's GPUs (default: --runtime-image)")
 	f.StringVar(&o.serverImage, "server-image", "findep/server:latest", "image of the model server in instances that are made from now on")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of both: Always, IfNotPresent or Never")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -182,7 +184,7 @@ func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates)
 		Clock:    clock.RealClock{},
 		Observer: moedeployment.RPCObserver{},
 		Images: resolve.Images{
-			Runtime: o.runtimeImage, Server: o.serverImage, PullPolicy: corev1.PullPolicy(o.pullPolicy),
+			Runtime: o.runtimeImage, RuntimeCUDA: o.runtimeCUDA, Server: o.serverImage, PullPolicy: corev1.PullPolicy(o.pullPolicy),
 		},
 		GangServed:   gang,
 		Backends:     backends,

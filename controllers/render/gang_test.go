@@ -76,7 +76,7 @@ func TestGoldenGangs(t *testing.T) {
 				NodeSelector: map[string]string{"gpu": "x", "pool": "profile"}, Resources: []v1alpha1.ExtendedResource{{Name: "rdma/hca", Count: 2}},
 				Environment: []v1alpha1.EnvironmentVariable{{Name: "NCCL_IB_HCA", Value: "mlx5"}, {Name: "RAW", Value: "$(POD_IP)"}},
 			},
-			v1alpha1.RoleExpert: {Products: []string{"NVIDIA-H200"}},
+			v1alpha1.RoleExpert: {Products: []string{"NVIDIA-H200"}, RuntimeImage: "findep/runtime-cuda:1"},
 		}}, change: func(in *render.Input) { in.Groups.Attention.NodeSelector = map[string]string{"pool": "user"} }},
 		"patched": {change: func(in *render.Input) {
 			in.Groups.Expert.PodTemplate = &runtime.RawExtension{Raw: []byte(`{"metadata":{"labels":{"team":"moe"}},"spec":{"schedulerName":"mine",

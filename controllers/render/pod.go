@@ -3,6 +3,7 @@
 package render
 
 import (
+	"cmp"
 	"maps"
 	"strconv"
 
@@ -101,7 +102,7 @@ func PodConfigHash(namespace, name, hash, nudge string) *corev1ac.PodApplyConfig
 }
 
 func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
-	c := container(in, RuntimeContainer, in.Images.Runtime).
+	c := container(in, RuntimeContainer, cmp.Or(in.Decision.Hardware[in.role(rank)].RuntimeImage, in.Images.Runtime)).
 		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
 		WithEnv(fromPod("POD_IP", "status.podIP"), fromPod("POD_UID", "metadata.uid")).
 		// Peers dial the address, which cannot be stale as a cached name can; the

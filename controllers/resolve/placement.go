@@ -50,10 +50,12 @@ type Hardware struct {
 	Products    []string                       `json:"products,omitempty"`
 	Resources   []v1alpha1.ExtendedResource    `json:"resources,omitempty"`
 	Environment []v1alpha1.EnvironmentVariable `json:"environment,omitempty"`
+	// RuntimeImage is the sidecar's image, if it is not Decision.Images.Runtime.
+	RuntimeImage string `json:"runtimeImage,omitempty"`
 }
 
 func (h Hardware) empty() bool {
-	return len(h.NodeSelector)+len(h.Products)+len(h.Resources)+len(h.Environment) == 0
+	return len(h.NodeSelector)+len(h.Products)+len(h.Resources)+len(h.Environment) == 0 && h.RuntimeImage == ""
 }
 
 // Placement is what is decided about the places of pods, once per revision.
@@ -179,7 +181,9 @@ func hardware(r *Result, spec *v1alpha1.MoEDeploymentSpec, facts Facts) map[v1al
 	for role, group := range map[v1alpha1.Role]*v1alpha1.GroupSpec{
 		v1alpha1.RoleAttention: &spec.Groups.Attention, v1alpha1.RoleExpert: &spec.Groups.Expert,
 	} {
-		if h := hardwareOf(r.Profiles[role], group, facts); !h.empty() {
+		h := hardwareOf(r.Profiles[role], group, facts)
+		h.RuntimeImage = runtimeImage(r.Profiles[role], group, spec, facts)
+		if !h.empty() {
 			list[role] = h
 		}
 	}

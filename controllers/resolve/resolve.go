@@ -50,7 +50,11 @@ type ConfigFile struct {
 
 // Images are the images of an instance's pods.
 type Images struct {
-	Runtime     string            `json:"runtime"`
+	Runtime string `json:"runtime"`
+	// RuntimeCUDA is the operator's default in place of Runtime for groups on
+	// GPUs of NVIDIA; empty means that there is none. What was decided for a group
+	// is in Hardware.RuntimeImage.
+	RuntimeCUDA string            `json:"-"`
 	Server      string            `json:"server"`
 	PullPolicy  corev1.PullPolicy `json:"pullPolicy,omitempty"`
 	PullSecrets []string          `json:"pullSecrets,omitempty"`

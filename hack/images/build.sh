@@ -83,7 +83,7 @@ has() {
 answers() {
   local target=$1 want=$2 got
   shift 2
-  got=$(b run "$container" -- "$@" 2>&1) || true
+  got=$(b run --volume "$PWD/test/testdata/tinymodel:/model:ro" "$container" -- "$@" 2>&1) || true
   grep -q -- "$want" <<<"$got" || fail "$target" "$* answered without '$want': $got"
 }
 
@@ -100,7 +100,7 @@ look() {
     server) answers "$1" "$version" /server --version ;;
     runtime-cpu)
       answers "$1" "$version" /runtime --version
-      answers "$1" '^gemm ' /findep calibrate --shape /tmp/config.json --output table --trials 3 --warmup 0 --point-milliseconds 1 --link nvlink-4
+      answers "$1" measuredTokensPerSecond /findep run --model /model --prompt 'In those days' --max-tokens 4 -o json
       ;;
     runtime-cuda)
       answers "$1" "$version" /runtime --version

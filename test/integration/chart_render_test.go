@@ -134,6 +134,27 @@ func TestChartRenders(t *testing.T) {
 	}
 }
 
+// TestChartImages shows the images that the manager hands to instances.
+func TestChartImages(t *testing.T) {
+	for name, tc := range map[string]struct{ values, want []string }{
+		"defaults": {nil, []string{"--runtime-image=findep/runtime:0.1.0", "--runtime-cuda-image=findep/runtime-cuda:0.1.0", "--server-image=findep/server:0.1.0"}},
+		"registry and tags": {[]string{"images.registry=r.example/x", "images.tag=v1", "images.runtimeCUDA.tag=v1-sm90"},
+			[]string{"--runtime-image=r.example/x/runtime:v1", "--runtime-cuda-image=r.example/x/runtime-cuda:v1-sm90", "--server-image=r.example/x/server:v1"}},
+		"one image for all": {[]string{"images.runtimeCUDA.repository=", "images.runtime.repository=all"},
+			[]string{"--runtime-image=findep/all:0.1.0", "--server-image=findep/server:0.1.0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, output, err := template(t, tc.values...)
+			if err != nil {
+				t.Fatal(output)
+			}
+			if got := regexp.MustCompile(`--[a-z-]+-image=\S+`).FindAllString(output, -1); !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestChartRefusesWrongValues(t *testing.T) {
 	for name, tc := range map[string]struct{ value, want string }{
 		"misspelt":     {"metrics.podMonitors.enabled=true", "podMonitors"},

@@ -14,7 +14,8 @@ import (
 // ImagesSpec overrides images.
 type ImagesSpecApplyConfiguration struct {
 	// runtime is the image of the sidecar that solves and executes. Default: the
-	// operator's --runtime-image at the time the instances were made.
+	// operator's --runtime-image, or for a group on NVIDIA's GPUs its
+	// --runtime-cuda-image, at the time the instances were made.
 	Runtime *string `json:"runtime,omitempty"`
 	// server is the image of the model server. Default: the operator's
 	// --server-image at the time the instances were made.
