@@ -49,6 +49,8 @@ var _ = Describe("vLLM", Ordered, func() {
 		}
 		Expect(podsOf(ctx, older)).To(HaveLen(3))
 		Expect(podsOf(ctx, newer)).To(HaveLen(5))
+		// It has done its part, and goes while the rest runs.
+		Expect(k8s.Delete(ctx, current(ctx, older))).To(Succeed())
 	})
 
 	It("serves again with new pods after one was killed", func(ctx context.Context) {

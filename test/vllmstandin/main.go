@@ -47,7 +47,7 @@ func run(ctx context.Context, c *config) error {
 		}
 		defer server.Close()
 	}
-	world, err := listen(c)
+	world, err := listen(ctx, c)
 	if err != nil {
 		return err
 	}

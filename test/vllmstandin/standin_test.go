@@ -101,7 +101,7 @@ func start(ctx context.Context, t *testing.T, args []string) (joined chan error,
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	w, err := listen(c)
+	w, err := listen(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +168,19 @@ func TestWorldFormsWhenTheLastRankComes(t *testing.T) {
 			leave()
 			<-lost
 		})
+	}
+}
+
+// TestRankStopsWhileItWaits: told to stop, it does not sit out its pod's grace.
+func TestRankStopsWhileItWaits(t *testing.T) {
+	t.Setenv("VLLM_HOST_IP", "127.0.0.1")
+	port := freePort(t)
+	start(t.Context(), t, commandLine("ffn", 0, 2, 1, port))
+	waiting, _, leave := start(t.Context(), t, commandLine("attention", 0, 2, 1, port))
+	time.Sleep(50 * time.Millisecond)
+	leave()
+	if err := <-waiting; err == nil {
+		t.Error("it joined a world that lacks a rank")
 	}
 }
 

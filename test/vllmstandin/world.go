@@ -43,7 +43,7 @@ type world struct {
 }
 
 // listen opens the ports that belong to a rank.
-func listen(c *config) (*world, error) {
+func listen(ctx context.Context, c *config) (*world, error) {
 	w := &world{c: c}
 	open := func(address string, port int) (net.Listener, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
@@ -56,7 +56,7 @@ func listen(c *config) (*world, error) {
 	}
 	var err error
 	if c.worldRank() == 0 {
-		if err := ownAddress(c.afd.Host); err != nil {
+		if err := ownAddress(ctx, c.afd.Host); err != nil {
 			return nil, err
 		}
 		if w.base, err = open("", c.afd.Port); err != nil {
@@ -100,14 +100,14 @@ func drop(l net.Listener) {
 
 // ownAddress refuses a host that is another pod's: the first ffn rank has the
 // rendezvous.
-func ownAddress(host string) error {
+func ownAddress(ctx context.Context, host string) error {
 	deadline, own := time.Now().Add(dialWithin), os.Getenv("VLLM_HOST_IP")
 	for {
 		addresses, err := net.LookupHost(host)
 		switch {
 		case err == nil && slices.Contains(addresses, own):
 			return nil
-		case time.Now().After(deadline):
+		case time.Now().After(deadline), ctx.Err() != nil:
 			return fmt.Errorf("afd.host %s is %v (%w), but the first ffn rank is %s", host, addresses, err, own)
 		}
 		time.Sleep(dialPause)
@@ -143,6 +143,9 @@ func (w *world) join(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Told to stop while it waits, a rank stops.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
 	if err := json.NewEncoder(conn).Encode(hello{w.c.worldRank(), w.c.agreed}); err != nil {
 		return nil, err
 	}
