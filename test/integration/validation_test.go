@@ -157,7 +157,7 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 	)
 
 	It("accepts the samples as they are", func(ctx context.Context) {
-		for _, file := range []string{"findep_v1alpha1_moedeployment.yaml", "findep_v1alpha1_gpuprofile.yaml"} {
+		for _, file := range []string{"findep_v1alpha1_moedeployment.yaml", "findep_v1alpha1_gpuprofile.yaml", "findep_v1alpha1_vllm.yaml"} {
 			b, err := os.ReadFile("../../config/samples/" + file)
 			Expect(err).NotTo(HaveOccurred())
 			for _, doc := range strings.Split(string(b), "\n---\n") {
