@@ -47,6 +47,7 @@ type options struct {
 	pullPolicy      string
 	logLevel        string
 	logFormat       string
+	tracing         tracingOptions
 	webhooks        webhookOptions
 }
 
@@ -86,6 +87,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of both: Always, IfNotPresent or Never")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	o.tracing.add(f)
 	o.webhooks.add(f)
 	return c
 }
@@ -104,6 +106,9 @@ func (o *options) validate() error {
 	}
 	if o.logFormat != "json" && o.logFormat != "console" {
 		return fmt.Errorf("--log-format is %q; use json or console", o.logFormat)
+	}
+	if err := o.tracing.validate(); err != nil {
+		return err
 	}
 	return o.webhooks.validate()
 }
@@ -177,7 +182,12 @@ func register(mgr ctrl.Manager, o *options, certificates *webhooks.Certificates)
 	gang := served.PodGroup
 	ctrl.Log.WithName("setup").Info("Starting", "version", version, "backends", served, "namespaces", o.watchNamespaces,
 		"runtimeImage", o.runtimeImage, "serverImage", o.serverImage)
+	tracer, err := o.tracing.start(mgr)
+	if err != nil {
+		return fmt.Errorf("send traces: %w", err)
+	}
 	r := &moedeployment.Reconciler{
+		Tracer:   tracer,
 		Client:   mgr.GetClient(),
 		Reader:   mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("findep-operator"),

@@ -28,6 +28,8 @@ func TestOptionsRefuse(t *testing.T) {
 		"webhooks without a Secret": {[]string{"--webhook-mode=SelfManaged", "--webhook-namespace=a", "--webhook-service=b", "--webhook-configuration=c"}, "--webhook-secret"},
 		"webhooks without files":    {[]string{"--webhook-mode=Files"}, "--webhook-cert-dir"},
 		"webhooks on no port":       {[]string{"--webhook-mode=Files", "--webhook-cert-dir=/a", "--webhook-port=0"}, "--webhook-port is 0"},
+		"a collector without a URL": {[]string{"--otlp-endpoint=collector:4317"}, "--otlp-endpoint is"},
+		"more than all reconciles":  {[]string{"--trace-ratio=2"}, "--trace-ratio is 2"},
 		"an argument":               {[]string{"serve"}, "serve"},
 	}
 	for name, tc := range cases {

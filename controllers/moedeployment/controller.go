@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -52,6 +53,9 @@ type Reconciler struct {
 	// Backends says what it serves now; nil means PodGroups, if GangServed, and
 	// nothing else.
 	Backends Detector
+	// Tracer records a span of each pass and of each of its phases; nil records
+	// none.
+	Tracer trace.Tracer
 	// ClusterReads says that GPUProfiles and nodes may be read. Without it only
 	// groups.*.profileRef with a preset, and the cpu preset, are known.
 	ClusterReads bool
@@ -78,6 +82,8 @@ type phase func(context.Context, *scope) error
 
 // Reconcile brings one MoEDeployment closer to its spec.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ctrl.Result, err error) {
+	ctx, end := r.span(ctx, "reconcile", passAttributes(req.NamespacedName)...)
+	defer func() { end(err) }()
 	var d v1alpha1.MoEDeployment
 	if err := r.Client.Get(ctx, req.NamespacedName, &d); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -89,24 +95,28 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 	s := newScope(&d, r.Clock.Now())
 	// Whatever happens below, the status says how far it got.
 	defer func() {
-		err = errors.Join(err, r.finish(ctx, s))
+		s.describe(ctx)
+		err = errors.Join(err, r.traced(ctx, s, "status", r.finish))
 		result = ctrl.Result{RequeueAfter: s.requeueAfter}
 		if err != nil {
 			result = ctrl.Result{}
 		}
 	}()
 	// Without knowing what exists nothing can be decided.
-	if err := r.gather(ctx, s); err != nil {
+	if err := r.traced(ctx, s, "gather", r.gather); err != nil {
 		return ctrl.Result{}, s.fail("read the children", err)
 	}
 	if !d.DeletionTimestamp.IsZero() {
 		// The children are owned and go by garbage collection.
 		return ctrl.Result{}, nil
 	}
-	s.resolved = resolve.Resolve(&d, s.facts)
-	s.considerRollout()
-	s.considerRecovery()
-	s.planInstances()
+	_ = r.traced(ctx, s, "decide", func(context.Context, *scope) error {
+		s.resolved = resolve.Resolve(&d, s.facts)
+		s.considerRollout()
+		s.considerRecovery()
+		s.planInstances()
+		return nil
+	})
 	// From here on the phases are independent enough that one that fails must
 	// not keep the others from their work.
 	var errs []error
@@ -124,7 +134,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"nudge", r.nudge},
 	} {
 		begin := r.Clock.Now()
-		err := p.run(ctx, s)
+		err := r.traced(ctx, s, p.name, p.run)
 		timePhase(p.name, r.Clock.Since(begin), err)
 		if err != nil {
 			errs = append(errs, s.fail(p.name, err))
