@@ -69,6 +69,7 @@ func kinds() []kind {
 			return s.disturb(r.IntN(len(s.cluster.pods)), link{rate: 20e3 + 100e3*r.Float64()}, seconds(r, 2, 4))
 		}},
 		{name: "disk full", strike: (*soak).fillDisk},
+		{name: "hang in a kernel", strike: func(s *soak, r *rand.Rand) []int { return s.wedge(r.IntN(len(s.cluster.pods))) }},
 	}
 }
 
@@ -187,6 +188,29 @@ func (s *soak) disturb(rank int, l link, d time.Duration) []int {
 	s.cluster.fabric.set(rank, link{})
 	return nil
 }
+
+// wedge makes a rank's kernels hang in the system, as a driver may. Its process
+// must notice and end; nothing else can free the thread.
+func (s *soak) wedge(rank int) []int {
+	p := s.cluster.pods[rank]
+	_, _, ended := p.sidecar.state()
+	if err := os.WriteFile(p.wedgeFile(), nil, 0o600); err != nil {
+		s.load.fail("hang in a kernel: %v", err)
+		return nil
+	}
+	select {
+	case <-ended:
+	case <-time.After(wedgeWithin):
+		s.load.fail("rank %d hangs in a kernel and has not ended within %v", rank, wedgeWithin)
+		p.sidecar.signal(syscall.SIGKILL)
+	}
+	_ = os.Remove(p.wedgeFile())
+	return []int{rank}
+}
+
+// wedgeWithin is the step's deadline and the time to let go after it, each five
+// seconds and ten times what a step takes on a busy machine.
+const wedgeWithin = 60 * time.Second
 
 // fillDisk fills the volume of a rank's sockets and logs and kills the rank,
 // so that it has to start without space.

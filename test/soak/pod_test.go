@@ -51,6 +51,7 @@ type container struct {
 type pod struct {
 	rank            int
 	dir             string
+	backend         string
 	sidecar, server *container
 
 	mu sync.Mutex
@@ -74,7 +75,7 @@ func build(t *testing.T, dir string) (backendName string) {
 		_ = device.Close()
 		backendName, tags = "cpu", "findep_native"
 	}
-	out, err := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "../../cmd/runtime", "../../cmd/server").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "./runtime", "../../cmd/server").CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -89,7 +90,7 @@ func newCluster(t *testing.T, attention, expert int) *cluster {
 	backendName := build(t, bin)
 	c.configure(t, attention, expert)
 	for rank := range world {
-		p := &pod{rank: rank, dir: filepath.Join(c.dir, fmt.Sprintf("pod%d", rank)), uid: 1}
+		p := &pod{rank: rank, dir: filepath.Join(c.dir, fmt.Sprintf("pod%d", rank)), backend: backendName, uid: 1}
 		if err := os.Mkdir(p.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +100,7 @@ func newCluster(t *testing.T, attention, expert int) *cluster {
 		t.Cleanup(func() { _ = syscall.Unmount(p.dir, syscall.MNT_DETACH) })
 		common := []string{"--config-dir", c.dir, "--rank", strconv.Itoa(rank), "--socket", filepath.Join(p.dir, "engine.sock")}
 		p.sidecar = &container{pod: p, name: "runtime", args: append([]string{filepath.Join(bin, "runtime"), "--tls-dir", c.dir,
-			"--advertise-host", address(rank + 1), "--backend", backendName}, common...)}
+			"--advertise-host", address(rank + 1), "--backend", wedgeable}, common...)}
 		p.server = &container{pod: p, name: "server", args: append([]string{filepath.Join(bin, "server")}, common...)}
 		c.pods = append(c.pods, p)
 	}
@@ -188,11 +189,23 @@ func (k *container) start() error {
 		defer func() { _ = log.Close() }()
 		k.cmd.Stderr = log
 	}
+	k.cmd.Env = append(os.Environ(), backendEnv+"="+k.pod.backend, wedgeEnv+"="+k.pod.wedgeFile())
 	k.ended = make(chan struct{})
 	k.started = time.Now()
 	k.starts++
 	return k.cmd.Start()
 }
+
+// Names that package runtime, the sidecar of the test, knows as well.
+const (
+	wedgeable  = "wedgeable"
+	backendEnv = "FINDEP_SOAK_BACKEND"
+	wedgeEnv   = "FINDEP_SOAK_WEDGE"
+)
+
+// wedgeFile makes the pod's kernels hang while it exists. It lies outside of the
+// volume that faults fill.
+func (p *pod) wedgeFile() string { return p.dir + ".wedge" }
 
 func (k *container) log() string { return filepath.Join(k.pod.dir, k.name+".log") }
 

@@ -6,6 +6,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -42,8 +44,8 @@ func setting(t *testing.T, name string, otherwise int) int {
 }
 
 // TestSoak: FINDEP_SOAK_FAULTS, FINDEP_SOAK_REQUESTS and FINDEP_SOAK_SEED set
-// the size and the order of faults, FINDEP_SOAK_REPORT names a file for the
-// report.
+// the size and the order of faults, FINDEP_SOAK_KINDS is a regular expression that
+// chooses among them, FINDEP_SOAK_REPORT names a file for the report.
 func TestSoak(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -89,6 +91,20 @@ func TestSoak(t *testing.T) {
 	}
 }
 
+// chosenKinds are the faults that FINDEP_SOAK_KINDS leaves.
+func chosenKinds(t *testing.T) []kind {
+	t.Helper()
+	choose, err := regexp.Compile(os.Getenv("FINDEP_SOAK_KINDS"))
+	if err != nil {
+		t.Fatalf("FINDEP_SOAK_KINDS: %v", err)
+	}
+	all := slices.DeleteFunc(kinds(), func(k kind) bool { return !choose.MatchString(k.name) })
+	if len(all) == 0 {
+		t.Fatalf("FINDEP_SOAK_KINDS is %q; no fault has such a name", choose)
+	}
+	return all
+}
+
 // churnFrom is the number of faults from which on the last third of them kill
 // the same rank, so that every other process lives through many epochs.
 const churnFrom = 30
@@ -97,7 +113,7 @@ const churnFrom = 30
 // again.
 func (s *soak) strike(t *testing.T, faults int, random *rand.Rand) []outcome {
 	t.Helper()
-	all := kinds()
+	all := chosenKinds(t)
 	var outcomes []outcome
 	churn := 0
 	if faults >= churnFrom {
