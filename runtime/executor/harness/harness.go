@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package harness runs all ranks of an instance in one process, over the
-// in-process transport: deterministic, without sockets, certificates or a
-// leader. Tests and measurements of the executor stand on it.
+// Package harness runs all ranks of an instance in one process, unless told
+// otherwise over the in-process transport: deterministic, without sockets,
+// certificates or a leader. Tests and measurements of the executor stand on it.
 package harness
 
 import (
@@ -42,10 +42,18 @@ type Config struct {
 	Weights weights.Options
 	// Depth is the number of messages a link holds, see inproc.NewHub.
 	Depth int
+	// Ends are what connects the ranks, by rank; nil means in-process links.
+	Ends []End
 	// Now is the clock of all ranks; nil gives each its own.
 	Now executor.Clock
 	// Pipelines lets the devices run whole steps, transfers included.
 	Pipelines bool
+}
+
+// End is a rank's end of a transport, and where it listens.
+type End struct {
+	transport.Connector
+	Address string
 }
 
 func (c *Config) defaults() {
@@ -160,7 +168,7 @@ func (in *Instance) Connect(ctx context.Context) error {
 	world := in.Config.Attention + in.Config.Expert
 	in.Meshes = make([]transport.Mesh, world)
 	err := each(world, func(rank int) (err error) {
-		in.Meshes[rank], err = in.hub.Connect(ctx, in.epoch, rank, in.peers(rank))
+		in.Meshes[rank], err = in.connector(rank).Connect(ctx, in.epoch, rank, in.peers(rank))
 		return err
 	})
 	if err != nil || !in.Config.Pipelines {
@@ -191,6 +199,13 @@ func (in *Instance) meet(world int) error {
 	})
 }
 
+func (in *Instance) connector(rank int) transport.Connector {
+	if in.Config.Ends == nil {
+		return in.hub
+	}
+	return in.Config.Ends[rank]
+}
+
 // peers are the ranks of the other group.
 func (in *Instance) peers(rank int) []transport.Peer {
 	first, last := 0, in.Config.Attention
@@ -199,7 +214,11 @@ func (in *Instance) peers(rank int) []transport.Peer {
 	}
 	var peers []transport.Peer
 	for r := first; r < last; r++ {
-		peers = append(peers, transport.Peer{Rank: r})
+		peer := transport.Peer{Rank: r}
+		if in.Config.Ends != nil {
+			peer.Address = in.Config.Ends[r].Address
+		}
+		peers = append(peers, peer)
 	}
 	return peers
 }
