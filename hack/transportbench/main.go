@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Transportbench compares the tcp transport, plain and with TLS, with iperf3
-// between the same two network namespaces: what a link of given rate carries
-// and how much CPU time each side spends on it. The three take turns. It needs
-// root, iproute2 and iperf3 (Debian package iperf3).
+// Transportbench compares the tcp transport, plain and with TLS, and shared
+// memory with iperf3 between the same two network namespaces: what a link of
+// given rate carries and how much CPU time each side spends on it. All take
+// turns. Shared memory does not go over the link; it is there to show what ranks
+// of one machine gain. It needs root, iproute2 and iperf3 (Debian package iperf3).
 //
 //	go run ./hack/transportbench --rounds 5 --seconds 2 [--link-rate 1gbit] [--pin]
 package main
@@ -27,6 +28,7 @@ import (
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/local"
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm"
 	"github.com/findep/findep-operator/runtime/transport/tcp"
 )
 
@@ -38,7 +40,7 @@ const (
 
 type options struct {
 	rounds, seconds, message int
-	rate, tls                string
+	rate, tls, share, only   string
 	pin                      bool
 }
 
@@ -49,6 +51,8 @@ func main() {
 	flag.IntVar(&o.message, "message", 1<<20, "payload bytes of one message")
 	flag.StringVar(&o.rate, "link-rate", "", "rate of the link in tc's notation; empty means unshaped")
 	flag.StringVar(&o.tls, "tls", "", "directory with certificates; empty means plain (of a child)")
+	flag.StringVar(&o.share, "share", "", "directory to share memory in; empty means not to (of a child)")
+	flag.StringVar(&o.only, "only", "iperf3,plain,tls,shm", "contenders")
 	flag.BoolVar(&o.pin, "pin", false, "give each end one core")
 	flag.Parse()
 	// As ranks do, see agent.Run.
@@ -92,9 +96,11 @@ func (o *options) compare() error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	contenders := []*contender{
 		{name: "iperf3", run: func() (outcome, error) { return o.iperf(place) }},
-		{name: "plain", run: func() (outcome, error) { return o.transport(place, "") }},
-		{name: "tls", run: func() (outcome, error) { return o.transport(place, dir) }},
+		{name: "plain", run: func() (outcome, error) { return o.transport(place, "", "") }},
+		{name: "tls", run: func() (outcome, error) { return o.transport(place, dir, "") }},
+		{name: "shm", run: func() (outcome, error) { return o.transport(place, dir, dir) }},
 	}
+	contenders = slices.DeleteFunc(contenders, func(c *contender) bool { return !slices.Contains(strings.Split(o.only, ","), c.name) })
 	for range o.rounds {
 		for _, c := range contenders {
 			r, err := c.run()
@@ -161,13 +167,13 @@ func at(place placement, rank int, command ...string) *exec.Cmd {
 	return cmd
 }
 
-func (o *options) transport(place placement, tls string) (outcome, error) {
+func (o *options) transport(place placement, tls, share string) (outcome, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return outcome{}, err
 	}
 	host, _ := place(1)
-	args := []string{self, fmt.Sprintf("--seconds=%d", o.seconds), fmt.Sprintf("--message=%d", o.message), "--tls=" + tls}
+	args := []string{self, fmt.Sprintf("--seconds=%d", o.seconds), fmt.Sprintf("--message=%d", o.message), "--tls=" + tls, "--share=" + share}
 	receiver := at(place, 1, slices.Concat(args, []string{"receive", host + ":" + port})...)
 	var text strings.Builder
 	receiver.Stdout = &text
@@ -219,7 +225,13 @@ func (o *options) mesh(self int, listen, peer string) (transport.Mesh, func(), e
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err := tcp.Listen(listen, security, tcp.Options{Plain: security == nil})
+	opts := tcp.Options{Plain: security == nil}
+	if o.share != "" {
+		if opts.Shared, err = shm.Listen(shm.Options{Directory: o.share}); err != nil {
+			return nil, nil, err
+		}
+	}
+	e, err := tcp.Listen(listen, security, opts)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -15,7 +15,7 @@ import (
 const (
 	MinRingBytes     = 64 << 10
 	MaxRingBytes     = 64 << 20
-	DefaultRingBytes = 1 << 20
+	DefaultRingBytes = 4 << 20
 )
 
 // seals keep the memory's size as it is for ever. Without them the other

@@ -102,17 +102,17 @@ func (p *Pipe) Write(parts ...[]byte) error {
 	for _, part := range parts {
 		left += len(part)
 	}
-	fresh := 0 // bytes copied and not yet published
+	fresh := uint64(0) // bytes copied and not yet published
 	for _, part := range parts {
 		for len(part) > 0 {
 			room, err := p.room(uint64(left), &fresh)
 			if err != nil {
 				return err
 			}
-			n := copy(p.from(p.at, min(room, pieceBytes-uint64(fresh))), part)
-			part, left, fresh = part[n:], left-n, fresh+n
-			p.at += uint64(n)
-			if fresh == pieceBytes {
+			n := copy(p.from(p.at, min(room, p.piece()-fresh)), part)
+			part, left = part[n:], left-n
+			p.at, fresh = p.at+uint64(n), fresh+uint64(n)
+			if fresh == p.piece() {
 				p.tell(&fresh)
 			}
 		}
@@ -124,7 +124,7 @@ func (p *Pipe) Write(parts ...[]byte) error {
 // room waits until the ring has room. To wait for more than one byte saves the
 // reader from waking the writer for each piece it takes; half of the ring is
 // as much as always comes, whatever the reader waits for.
-func (p *Pipe) room(left uint64, fresh *int) (uint64, error) {
+func (p *Pipe) room(left uint64, fresh *uint64) (uint64, error) {
 	if p.closed.Load() {
 		return 0, net.ErrClosed
 	}
@@ -142,7 +142,7 @@ func (p *Pipe) room(left uint64, fresh *int) (uint64, error) {
 }
 
 // tell publishes what was moved, and wakes the other end if it waits for it.
-func (p *Pipe) tell(fresh *int) {
+func (p *Pipe) tell(fresh *uint64) {
 	if *fresh > 0 && p.publish(p.at) {
 		p.bell.ring()
 	}
@@ -167,14 +167,14 @@ func (p *Pipe) Read(b []byte, certain uint64) error {
 		}
 		n, err := p.available()
 		if n == 0 && err == nil {
-			n, err = p.await(p.at+min(max(certain, 1), pieceBytes), p.sleep)
+			n, err = p.await(p.at+min(max(certain, 1), p.piece()), p.sleep)
 		}
 		if err != nil {
 			return err
 		}
-		fresh := copy(b, p.from(p.at, min(n, pieceBytes)))
-		b, certain = b[fresh:], certain-min(certain, uint64(fresh))
-		p.at += uint64(fresh)
+		fresh := uint64(copy(b, p.from(p.at, min(n, p.piece()))))
+		b, certain = b[fresh:], certain-min(certain, fresh)
+		p.at += fresh
 		p.tell(&fresh)
 	}
 	return nil

@@ -28,10 +28,10 @@ const (
 	headerBytes = 4096
 )
 
-// pieceBytes is what is copied before the other side is told of it: small
-// enough that both sides copy at the same time and that the piece is still in
-// the processor's cache, large enough that telling costs nothing.
-const pieceBytes = 64 << 10
+// pieces is how many pieces a ring is moved in. The other side is told of each:
+// of so few that telling costs nothing, and of enough that both sides copy at
+// the same time.
+const pieces = 16
 
 // maxVain bounds the wake-ups in a row that bring no byte. An honest peer
 // causes at most one or two; a hostile one could keep this rank busy for ever.
@@ -62,6 +62,8 @@ func newRing(memory []byte) ring {
 }
 
 func (r *ring) capacity() uint64 { return uint64(len(r.data)) }
+
+func (r *ring) piece() uint64 { return r.capacity() / pieces }
 
 // readable is the number of bytes that the reader, which has read at, may read.
 func (r *ring) readable(at uint64) (uint64, error) {

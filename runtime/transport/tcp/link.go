@@ -223,7 +223,7 @@ func (l *link) fill(p []byte) error {
 	for len(p) > 0 {
 		// What is buffered may reach beyond this message.
 		if certain := int(l.pending) - l.reader.Buffered() - hidden; certain > readAhead {
-			l.mark.set(min(certain, maxLowMark))
+			l.mark.set(ahead(certain))
 		} else {
 			l.mark.set(1)
 		}

@@ -8,9 +8,11 @@ import (
 )
 
 const (
-	// maxLowMark bounds the bytes that a read waits for: few enough to be copied
-	// while the next ones arrive.
-	maxLowMark = 128 << 10
+	// minLowMark and maxLowMark bound the bytes that a read waits for. In between
+	// it waits for half of what is still to come: each wake-up takes in much, and
+	// little is left to be copied when the last byte arrives.
+	minLowMark = 64 << 10
+	maxLowMark = 1 << 20
 	// oneRead bounds what one read below TLS takes, tlsHolds what TLS can have
 	// taken off the socket without having passed it on: a record and one read.
 	oneRead  = recordBytes + 1<<10
@@ -41,6 +43,9 @@ func newLowMark(c *connection) *lowMark {
 	}
 	return m
 }
+
+// ahead is the mark while so many bytes are certain to come.
+func ahead(certain int) int { return min(certain, max(certain/2, minLowMark), maxLowMark) }
 
 func (m *lowMark) set(n int) {
 	if n == m.current || m.socket == nil {

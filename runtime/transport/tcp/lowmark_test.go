@@ -47,3 +47,15 @@ func TestLowMarkReachesTheSocket(t *testing.T) {
 		t.Error("a delayed connection has a mark")
 	}
 }
+
+// TestTheMarkAsksForLessAndLess: never for more than is certain to come, or the
+// read would wait for ever.
+func TestTheMarkAsksForLessAndLess(t *testing.T) {
+	for certain, want := range map[int]int{
+		1: 1, minLowMark: minLowMark, minLowMark + 1: minLowMark, 1 << 20: 512 << 10, 100 << 20: maxLowMark,
+	} {
+		if got := ahead(certain); got != want {
+			t.Errorf("of %d bytes the read waits for %d, want %d", certain, got, want)
+		}
+	}
+}
