@@ -294,3 +294,20 @@ func TestDashboardsAndAlertsNameRealMetrics(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryWayToFailHasAnAlert lists the series in which instances and the
+// operator show that they fail.
+func TestEveryWayToFailHasAnAlert(t *testing.T) {
+	b, err := os.ReadFile(chart + "/files/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, series := range []string{
+		"findep_formed", "findep_epoch", "findep_epoch_failures_total", "findep_recovery_seconds_bucket", "findep_step_failures_total",
+		"findep_predicted_step_seconds", "findep_requests_refused_total", "findep_kv_cache_usage_ratio", "controller_runtime_reconcile_errors_total",
+	} {
+		if !regexp.MustCompile(`expr:.*\b` + series + `\b`).Match(b) {
+			t.Errorf("no alert looks at %s", series)
+		}
+	}
+}
