@@ -16,6 +16,10 @@ namespace {
 // first rearranges all of w.
 constexpr int64_t kDotRows = 4;
 
+// Reading more weights than these takes longer than to wake helpers: 2 MiB of
+// F32, about 0.1 ms.
+constexpr double kSharedWeights = 1 << 19;
+
 // Floats of one widened block: about half of a second-level cache.
 constexpr int64_t kBlockFloats = int64_t{1} << 16;
 
@@ -84,8 +88,9 @@ void gemm_serial(findep_stream& stream, int worker, View<float> out, View<float>
 }
 
 void gemm(findep_stream& stream, View<float> out, View<float> x, const Weight& w, bool accumulate) {
-  const bool parallel = worth_sharing(2.0 * static_cast<double>(x.rows) * static_cast<double>(w.rows) *
-                                      static_cast<double>(w.cols));
+  // A product with few rows takes as long as w takes to be read.
+  const double weights = static_cast<double>(w.rows) * static_cast<double>(w.cols);
+  const bool parallel = worth_sharing(2.0 * static_cast<double>(x.rows) * weights) || weights > kSharedWeights;
   const int64_t parts = parallel ? std::min<int64_t>(stream.pool.threads(), (w.rows + 15) / 16) : 1;
   const int64_t size = (w.rows + parts - 1) / parts;
   stream.pool.run(parts, parallel, [&](int64_t part, int worker) {
