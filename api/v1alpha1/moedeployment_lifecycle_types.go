@@ -19,8 +19,8 @@ type RolloutSpec struct {
 	// +kubebuilder:validation:Maximum=1000
 	MaxSurge int32 `json:"maxSurge,omitempty"`
 
-	// partition keeps the instances with a lower index at the revision they
-	// have. Default 0.
+	// partition keeps that many instances, those with the lowest indexes, at the
+	// revision they have. Default 0.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000

@@ -352,7 +352,8 @@ const (
 
 // InstanceStatus describes one instance.
 type InstanceStatus struct {
-	// index of the instance, from 0.
+	// index of the instance. A new instance gets the lowest that is free; after a
+	// scale-down there may be gaps.
 	// +required
 	Index int32 `json:"index"`
 
@@ -415,6 +416,12 @@ type InstanceStatus struct {
 	// afterwards was lost. It is unset while the instance is being made.
 	// +optional
 	CompleteSince *metav1.Time `json:"completeSince,omitempty"`
+
+	// drainingSince is when the operator chose the instance to be removed, since
+	// there are more than spec.replicas asks for. It is the one with the fewest
+	// requests then; those that it has finish before its pods go.
+	// +optional
+	DrainingSince *metav1.Time `json:"drainingSince,omitempty"`
 
 	// counted are the pods whose failures are counted, so that none counts twice.
 	// +optional

@@ -389,6 +389,10 @@ func (in *InstanceStatus) DeepCopyInto(out *InstanceStatus) {
 		in, out := &in.CompleteSince, &out.CompleteSince
 		*out = (*in).DeepCopy()
 	}
+	if in.DrainingSince != nil {
+		in, out := &in.DrainingSince, &out.DrainingSince
+		*out = (*in).DeepCopy()
+	}
 	if in.Counted != nil {
 		in, out := &in.Counted, &out.Counted
 		*out = make([]CountedFailures, len(*in))

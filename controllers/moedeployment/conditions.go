@@ -213,7 +213,7 @@ func (s *scope) progressing(views []instanceView) verdict {
 	if v, stuck := s.nothingMade(); stuck {
 		return no(v1alpha1.ReasonBlocked, v.message)
 	}
-	if extra := s.surplus(); extra > 0 {
+	if extra := s.removed(); extra > 0 {
 		return yes(v1alpha1.ReasonScalingDown, fmt.Sprintf("%d instances are being removed.", extra))
 	}
 	if v, rolling := s.rolling(views); rolling {
@@ -236,11 +236,11 @@ func (s *scope) progressing(views []instanceView) verdict {
 	return no(v1alpha1.ReasonComplete, "Everything is as the spec says.")
 }
 
-// surplus is the number of instances on their way out.
-func (s *scope) surplus() int {
+// removed is the number of instances on their way out.
+func (s *scope) removed() int {
 	n := 0
 	for _, i := range s.instances {
-		if !i.live() {
+		if !i.live() && s.remains(i) {
 			n++
 		}
 	}

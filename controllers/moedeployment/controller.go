@@ -129,8 +129,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"services", r.reconcileServices},
 		{"protection", r.reconcileProtection},
 		{"engine", r.reconcileEngine},
-		{"instances", r.reconcileInstances},
 		{"observe", r.observe},
+		{"instances", r.reconcileInstances},
 		{"nudge", r.nudge},
 	} {
 		begin := r.Clock.Now()

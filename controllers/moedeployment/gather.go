@@ -33,9 +33,7 @@ func (r *Reconciler) gather(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	for index := range s.replicas() {
-		s.byIndex(index)
-	}
+	s.considerMembers()
 	s.facts.Images = r.Images
 	s.facts.Existing = s.existingDecision(resolve.Revision(s.deployment, s.facts.Config))
 	s.gathered = true

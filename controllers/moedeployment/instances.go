@@ -26,8 +26,12 @@ const defaultBackoff = 5 * time.Second
 // nudgeInterval is the time a changed configuration is given to arrive.
 const nudgeInterval = 10 * time.Second
 
-// planInstances decides what each instance needs.
+// planInstances decides what each instance needs. While it is open which of them
+// is to go, none of them changes.
 func (s *scope) planInstances() {
+	if s.surplus() > 0 {
+		return
+	}
 	for i, action := range planRollout(s.rolloutFacts(), s.rolloutLimits()) {
 		s.instances[i].action = action
 	}
@@ -36,6 +40,7 @@ func (s *scope) planInstances() {
 // reconcileInstances carries out what each instance needs. One that fails does
 // not keep the others from their turn.
 func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
+	s.considerScaleDown()
 	var errs []error
 	for _, in := range s.instances {
 		if err := r.carryOut(ctx, s, in); err != nil {
@@ -228,8 +233,10 @@ func (r *Reconciler) deletePods(ctx context.Context, i *instance) error {
 	return errors.Join(errs...)
 }
 
-// removeInstance deletes everything that belongs to an instance beyond
-// spec.replicas: first the pods, and what they use once they are gone.
+// removeInstance deletes everything that belongs to an instance that is one too
+// many: first the pods, and what they use once they are gone. Deleting the pods
+// drains the instance: its leader gets no new requests, and ends only when those
+// that it has are done or the pods' grace period is over.
 func (r *Reconciler) removeInstance(ctx context.Context, s *scope, i *instance) error {
 	if len(i.pods) > 0 {
 		return r.deletePods(ctx, i)

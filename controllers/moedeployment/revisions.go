@@ -46,9 +46,13 @@ func (s *scope) maxUnavailable() int {
 
 func (s *scope) rolloutFacts() []instanceFacts {
 	facts := make([]instanceFacts, len(s.instances))
+	ordinal := int32(0)
 	for n, i := range s.instances {
-		facts[n] = instanceFacts{index: i.index, wanted: i.wanted, surge: i.surge, serving: s.serving(i), remedy: i.remedy}
+		facts[n] = instanceFacts{ordinal: ordinal, wanted: i.wanted, surge: i.surge, serving: s.serving(i), remedy: i.remedy}
 		facts[n].outdated, facts[n].terminating = s.age(i)
+		if i.wanted {
+			ordinal++
+		}
 	}
 	return facts
 }
@@ -90,10 +94,12 @@ func (s *scope) old(i *instance) bool {
 // repaired at that one, and those that stand in for others.
 func (s *scope) considerRollout() {
 	limits := s.rolloutLimits()
+	s.considerSurge(limits)
 	targets := map[string]*resolve.Result{}
-	for _, i := range s.instances {
+	for n, f := range s.rolloutFacts() {
+		i := s.instances[n]
 		revision := s.revisionOfInstance(i)
-		if due(instanceFacts{index: i.index, wanted: true}, limits) || !i.wanted || revision == "" || revision == s.resolved.Revision {
+		if !f.wanted || due(f, limits) || revision == "" || revision == s.resolved.Revision {
 			continue
 		}
 		if _, known := targets[revision]; !known {
@@ -101,18 +107,45 @@ func (s *scope) considerRollout() {
 		}
 		i.target = targets[revision]
 	}
-	first := s.replicas()
+}
+
+// considerSurge takes those instances beyond spec.replicas that are at the
+// current revision for surge instances, the highest indexes first, as far as the
+// rollout needs them, and plans the ones that are missing. What is left of the
+// surplus is considerScaleDown's to choose from.
+func (s *scope) considerSurge(limits rolloutLimits) {
+	surplus := s.surplus()
+	for _, i := range slices.Backward(s.instances) {
+		if surplus > 0 && i.wanted && !s.old(i) && s.surges() < limits.maxSurge {
+			i.wanted, i.surge = false, true
+			surplus--
+		}
+	}
+	needed := surgeOf(s.rolloutFacts(), limits)
 	for _, i := range s.instances {
-		i.surge = !i.wanted && i.index < first+int32(limits.maxSurge) && len(i.pods) > 0 && !s.old(i)
+		if i.surge && s.surges() > needed {
+			i.wanted, i.surge = true, false
+		}
 	}
-	n := surgeOf(s.rolloutFacts(), limits)
+	if s.surplus() > 0 {
+		return
+	}
+	for index := int32(0); s.surges() < needed; index++ {
+		if i := s.byIndex(index); !i.listed && len(i.pods) == 0 && !i.wanted && i.drainingSince.IsZero() {
+			i.surge = true
+		}
+	}
+}
+
+// surges is the number of surge instances.
+func (s *scope) surges() int {
+	n := 0
 	for _, i := range s.instances {
-		i.surge = i.surge && i.index < first+int32(n)
+		if i.surge {
+			n++
+		}
 	}
-	for index := first; index < first+int32(n); index++ {
-		i := s.byIndex(index)
-		i.surge = !s.old(i)
-	}
+	return n
 }
 
 // revisionOfInstance is the revision of an instance's pods or, if they are gone,

@@ -29,8 +29,9 @@ const (
 
 // instanceFacts is what the decision depends on.
 type instanceFacts struct {
-	index  int32
-	wanted bool
+	// ordinal is its place among the wanted ones in order of index, from 0.
+	ordinal int32
+	wanted  bool
 	// surge says that it is one beyond spec.replicas that stands in for others
 	// during a rollout.
 	surge bool
@@ -49,7 +50,7 @@ type instanceFacts struct {
 type rolloutLimits struct {
 	maxUnavailable int
 	maxSurge       int
-	// partition keeps instances with a lower index at their revision.
+	// partition keeps instances with a lower ordinal at their revision.
 	partition int32
 	paused    bool
 	// feasible says that new pods can be made at all. If not, what runs is kept.
@@ -70,7 +71,7 @@ func planRollout(instances []instanceFacts, limits rolloutLimits) []action {
 	down := 0
 	for i, f := range instances {
 		actions[i] = unbudgeted(f, limits)
-		if f.wanted && !f.serving && f.index >= limits.partition {
+		if f.wanted && !f.serving && f.ordinal >= limits.partition {
 			down++
 		}
 		if f.surge && f.serving {
@@ -114,28 +115,31 @@ func replaceable(f instanceFacts, limits rolloutLimits) bool {
 
 // due says that an instance is to be at the current revision.
 func due(f instanceFacts, limits rolloutLimits) bool {
-	return f.wanted && !limits.paused && f.index >= limits.partition
+	return f.wanted && !limits.paused && f.ordinal >= limits.partition
 }
 
 // surgeOf is the number of surge instances that there should be: as many as
-// instances are still to be replaced, at most maxSurge. Once none is, those that
-// exist stay until the last successors serve; a failure at another time makes
-// none.
+// instances are still to be replaced, at most maxSurge. Once none is, a surge
+// instance is as good as any other, and the one too many is chosen as in a
+// scale-down: if a successor still starts, it goes and the surge instance stays.
 func surgeOf(instances []instanceFacts, limits rolloutLimits) int {
 	pending, unsettled, existing := 0, 0, 0
 	for _, f := range instances {
 		switch {
 		case f.surge:
 			existing++
-		case !f.wanted, f.index < limits.partition:
+		case !f.wanted, f.ordinal < limits.partition:
 		case f.outdated && due(f, limits):
 			pending++
 		case !f.outdated && !f.serving:
 			unsettled++
 		}
 	}
-	if pending > 0 && limits.feasible {
-		return min(limits.maxSurge, pending+unsettled)
+	switch {
+	case pending == 0:
+		return 0
+	case !limits.feasible:
+		return min(limits.maxSurge, existing)
 	}
-	return min(limits.maxSurge, existing, pending+unsettled)
+	return min(limits.maxSurge, pending+unsettled)
 }

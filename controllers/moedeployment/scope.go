@@ -66,8 +66,14 @@ type scope struct {
 // instance is one attention group and its expert group.
 type instance struct {
 	index int32
-	// wanted is false for instances beyond spec.replicas. Set by gather.
+	// wanted is false for instances that are to go, and for surge instances. Set by
+	// considerMembers, taken back by considerRollout and considerScaleDown.
 	wanted bool
+	// listed says that status lists it. Set by considerMembers.
+	listed bool
+	// drainingSince is when it was chosen to be removed; zero if it was not. Set by
+	// considerMembers from status, and by considerScaleDown.
+	drainingSince time.Time
 	// surge is true for instances beyond spec.replicas that stand in for others
 	// during a rollout. Set by considerRollout.
 	surge bool
@@ -152,7 +158,7 @@ func (s *scope) byIndex(index int32) *instance {
 	})
 	if !found {
 		s.instances = slices.Insert(s.instances, at, &instance{
-			index: index, wanted: index < s.replicas(), pods: map[string]*corev1.Pod{},
+			index: index, pods: map[string]*corev1.Pod{},
 			groups: map[string]*schedulingv1beta1.PodGroup{},
 		})
 	}

@@ -59,7 +59,9 @@ func (s *scope) computeCounts(st *v1alpha1.MoEDeploymentStatus) {
 func (s *scope) computeInstances(st *v1alpha1.MoEDeploymentStatus) {
 	list := make([]v1alpha1.InstanceStatus, 0, len(s.instances))
 	for _, i := range s.instances {
-		if !i.wanted && len(i.pods) == 0 {
+		// A mark stays as long as there is something that it is about.
+		marked := !i.drainingSince.IsZero() && s.remains(i)
+		if !i.wanted && len(i.pods) == 0 && !marked {
 			continue
 		}
 		list = append(list, s.instanceStatus(i, st.Instances))
@@ -74,6 +76,7 @@ func (s *scope) instanceStatus(i *instance, before []v1alpha1.InstanceStatus) v1
 		ReadyPods: int32(v.ready), Pods: int32(v.size),
 	}
 	i.history.writeTo(&out)
+	out.DrainingSince = i.drainingMark()
 	out.Placement = s.placementOf(i, v.size)
 	out.LastFailure, out.LastExitCode = lastFailure(sorted(i.pods))
 	for _, pod := range sorted(i.pods) {

@@ -39,9 +39,7 @@ func newStage(t *testing.T, w *wrappers.MoEDeploymentWrapper) *stage {
 	}
 	s.resolved = resolve.Resolve(d, s.facts)
 	s.gathered = true
-	for index := range s.replicas() {
-		s.byIndex(index)
-	}
+	s.considerMembers()
 	return &stage{s, t}
 }
 

@@ -86,6 +86,8 @@ func (s *scope) view(i *instance) view {
 		v.schedulerSays = schedulerMessage(pods, i.groups)
 	}
 	switch {
+	case !i.live():
+		s.viewRemoved(&v)
 	case s.serving(i):
 		v.phase, v.reason = v1alpha1.InstanceServing, v1alpha1.ReasonServing
 	case len(pods) == 0 && s.resolved != nil && !s.resolved.OK():

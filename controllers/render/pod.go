@@ -44,6 +44,17 @@ const (
 // images. The volumes' files are readable by the group.
 const nonRoot = 65532
 
+// Shutting a pod down. A pod that is deleted leaves its Services, but whoever
+// sends requests notices a moment later; until then its server works on. In every
+// pod, since the other ranks must outlast the leader's.
+const (
+	// GracePeriodSeconds is from the deletion of a pod until it is killed.
+	GracePeriodSeconds = 35
+	// leaveSeconds is from the deletion until the server is told to stop. The rest
+	// is for the requests that it has accepted.
+	leaveSeconds = 3
+)
+
 // Pod renders the pod that holds one rank. It satisfies the restricted Pod
 // Security Standard, except that a hostPath volume, if the user asks for one,
 // does not.
@@ -55,7 +66,7 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
 		WithRestartPolicy(corev1.RestartPolicyAlways).
-		WithTerminationGracePeriodSeconds(30).
+		WithTerminationGracePeriodSeconds(GracePeriodSeconds).
 		WithSecurityContext(podSecurity()).
 		WithNodeSelector(in.Decision.Hardware[in.role(rank)].NodeSelector).
 		WithNodeSelector(group.NodeSelector).
@@ -132,6 +143,7 @@ func serverContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.C
 		WithPorts(port("http", plan.ServingPort)).
 		WithResources(resources(group.ServerResources, "10m", "64Mi", 0)).
 		WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
+		WithLifecycle(corev1ac.Lifecycle().WithPreStop(corev1ac.LifecycleHandler().WithSleep(corev1ac.SleepAction().WithSeconds(leaveSeconds)))).
 		WithVolumeMounts(
 			mount("config", configDir).WithReadOnly(true),
 			mount("run", runDir),

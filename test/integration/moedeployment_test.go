@@ -353,7 +353,7 @@ var _ = Describe("A MoEDeployment", func() {
 		w.finishDeletions(ctx, name)
 		w.settle(ctx, name)
 		Expect(most).To(Equal(2))
-		Expect(images(ctx)).To(Equal(map[string]string{"0": "findep/server:2"}))
+		Expect(images(ctx)).To(Equal(map[string]string{"1": "findep/server:2"}), "the surge instance serves already, a successor would have to start")
 	})
 
 	It("keeps a history of what the user asked for, the newest with the highest number", func(ctx context.Context) {
@@ -430,7 +430,7 @@ var _ = Describe("A MoEDeployment", func() {
 		w.settle(ctx, name)
 		Expect(w.pods(ctx, name)).To(HaveLen(15))
 		scale(1)
-		w.reconcile(ctx, name)
+		w.settle(ctx, name)
 		w.finishDeletions(ctx, name)
 		w.settle(ctx, name)
 		Expect(w.pods(ctx, name)).To(HaveLen(5))
@@ -460,6 +460,74 @@ var _ = Describe("A MoEDeployment", func() {
 		again := render.ReadSecret(&secrets(ctx)[0])
 		Expect(again.Configured()).To(BeTrue())
 		Expect(again.Authority).To(Equal(before.Authority))
+	})
+
+	It("removes the instance with the fewest requests, whatever happens after the choice, and fills the gap later", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(3))
+		serve(ctx)
+		w.run(ctx, name)
+		busy := func(requests ...int) {
+			w.leader.of = map[string]*plan.Observation{}
+			for index, n := range requests {
+				o := *formed(ctx)
+				o.Serving = &plan.ServingObservation{Running: n}
+				w.leader.of[fmt.Sprintf("findep://%s/%s/%d", w.namespace, name, index)] = &o
+			}
+		}
+		leaving := func() map[string]bool {
+			of := map[string]bool{}
+			for _, pod := range w.pods(ctx, name) {
+				if !pod.DeletionTimestamp.IsZero() {
+					of[pod.Labels[v1alpha1.LabelInstance]] = true
+				}
+			}
+			return of
+		}
+		busy(5, 1, 2)
+		w.settle(ctx, name)
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](2) })
+		w.reconcile(ctx, name)
+		Expect(leaving()).To(BeEmpty(), "first the status, then the deed")
+		Expect(w.get(ctx, name).Status.Instances[1].DrainingSince).NotTo(BeNil())
+		Expect(w.get(ctx, name).Status.ReadyReplicas).To(HaveValue(BeEquivalentTo(2)))
+
+		busy(0, 9, 9)
+		w.reconciler = w.restarted()
+		w.settle(ctx, name)
+		Expect(leaving()).To(Equal(map[string]bool{"1": true}))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("True/ScalingDown"))
+		w.finishDeletions(ctx, name)
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(And(HaveLen(10), HaveKey("lite-0-ag-0"), HaveKey("lite-2-ag-0")))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("False/Complete"))
+
+		// As the controller of PodGroups does when the last pod is gone.
+		var group schedulingv1beta1.PodGroup
+		if err := k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "lite-1"}, &group); err == nil {
+			group.Finalizers = nil
+			Expect(k8s.Update(ctx, &group)).To(Succeed())
+		}
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](3) })
+		w.settle(ctx, name)
+		Expect(w.pods(ctx, name)).To(And(HaveLen(15), HaveKey("lite-1-ag-0")))
+	})
+
+	It("takes a scale-down back as long as nothing was deleted", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name).Replicas(2))
+		serve(ctx)
+		w.run(ctx, name)
+		before := w.pods(ctx, name)
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](1) })
+		w.reconcile(ctx, name)
+		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](2) })
+		w.settle(ctx, name)
+		for podName, pod := range w.pods(ctx, name) {
+			Expect(pod.UID).To(Equal(before[podName].UID))
+			Expect(pod.DeletionTimestamp).To(BeNil())
+		}
+		for _, i := range w.get(ctx, name).Status.Instances {
+			Expect(i.DrainingSince).To(BeNil())
+		}
 	})
 
 	It("offers an autoscaler what it reads, and obeys it", func(ctx context.Context) {

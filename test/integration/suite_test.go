@@ -60,12 +60,17 @@ var images = resolve.Images{Runtime: "findep/runtime:1", Server: "findep/server:
 // fakeLeader answers as the leader would.
 type fakeLeader struct {
 	observation *plan.Observation
-	targets     []moedeployment.Target
+	// of answers for the instance of an identity instead.
+	of      map[string]*plan.Observation
+	targets []moedeployment.Target
 }
 
 // Observe implements moedeployment.Observer.
 func (f *fakeLeader) Observe(_ context.Context, target moedeployment.Target) (*plan.Observation, error) {
 	f.targets = append(f.targets, target)
+	if o := f.of[target.Identity]; o != nil {
+		return o, nil
+	}
 	if f.observation == nil {
 		return nil, errors.New("connection refused")
 	}

@@ -14,7 +14,8 @@ import (
 //
 // InstanceStatus describes one instance.
 type InstanceStatusApplyConfiguration struct {
-	// index of the instance, from 0.
+	// index of the instance. A new instance gets the lowest that is free; after a
+	// scale-down there may be gaps.
 	Index *int32 `json:"index,omitempty"`
 	// phase is where the instance is on its way to serving.
 	Phase *apiv1alpha1.InstancePhase `json:"phase,omitempty"`
@@ -48,6 +49,10 @@ type InstanceStatusApplyConfiguration struct {
 	// completeSince is when all of its pods first existed; a pod that is missing
 	// afterwards was lost. It is unset while the instance is being made.
 	CompleteSince *v1.Time `json:"completeSince,omitempty"`
+	// drainingSince is when the operator chose the instance to be removed, since
+	// there are more than spec.replicas asks for. It is the one with the fewest
+	// requests then; those that it has finish before its pods go.
+	DrainingSince *v1.Time `json:"drainingSince,omitempty"`
 	// counted are the pods whose failures are counted, so that none counts twice.
 	Counted []CountedFailuresApplyConfiguration `json:"counted,omitempty"`
 }
@@ -169,6 +174,14 @@ func (b *InstanceStatusApplyConfiguration) WithLastFailureTime(value v1.Time) *I
 // If called multiple times, the CompleteSince field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithCompleteSince(value v1.Time) *InstanceStatusApplyConfiguration {
 	b.CompleteSince = &value
+	return b
+}
+
+// WithDrainingSince sets the DrainingSince field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the DrainingSince field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithDrainingSince(value v1.Time) *InstanceStatusApplyConfiguration {
+	b.DrainingSince = &value
 	return b
 }
 

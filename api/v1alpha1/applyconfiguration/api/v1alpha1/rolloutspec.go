@@ -20,8 +20,8 @@ type RolloutSpecApplyConfiguration struct {
 	// maxSurge is the number of instances beyond replicas that a rollout may
 	// make, so that they serve while others are replaced. Default 0.
 	MaxSurge *int32 `json:"maxSurge,omitempty"`
-	// partition keeps the instances with a lower index at the revision they
-	// have. Default 0.
+	// partition keeps that many instances, those with the lowest indexes, at the
+	// revision they have. Default 0.
 	Partition *int32 `json:"partition,omitempty"`
 	// paused holds a rollout between two instances while Enabled. Default
 	// Disabled.
