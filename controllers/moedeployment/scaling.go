@@ -145,12 +145,12 @@ func (s *scope) surplus() int {
 }
 
 // considerScaleDown chooses the instances that are too many, now that leaders
-// have said how busy they are, and says whether it did. Nothing is done to them
-// before status has their mark.
-func (s *scope) considerScaleDown() bool {
+// have said how busy they are. Nothing is done to them before status has their
+// mark.
+func (s *scope) considerScaleDown() {
 	n := s.surplus()
 	if n == 0 {
-		return false
+		return
 	}
 	var facts []memberFacts
 	for _, i := range s.instances {
@@ -163,7 +163,6 @@ func (s *scope) considerScaleDown() bool {
 		i.wanted, i.surge, i.drainingSince = false, false, s.now
 	}
 	s.requeue(conflictRetry)
-	return true
 }
 
 // remains says that an instance has pods, or anything else that is still to be

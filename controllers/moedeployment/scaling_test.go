@@ -170,7 +170,8 @@ func (s *simulation) pass() {
 	}
 	c := s.scope()
 	before := s.count(c, 0)
-	if c.considerScaleDown() {
+	if c.surplus() > 0 {
+		c.considerScaleDown()
 		s.checkVictims(c, marked, before)
 	} else {
 		s.carryOut(c, marked)

@@ -143,12 +143,17 @@ func serverContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.C
 		WithPorts(port("http", plan.ServingPort)).
 		WithResources(resources(group.ServerResources, "10m", "64Mi", 0)).
 		WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
-		WithLifecycle(corev1ac.Lifecycle().WithPreStop(corev1ac.LifecycleHandler().WithSleep(corev1ac.SleepAction().WithSeconds(leaveSeconds)))).
+		WithLifecycle(leaving()).
 		WithVolumeMounts(
 			mount("config", configDir).WithReadOnly(true),
 			mount("run", runDir),
 			mount("tmp", "/tmp"),
 			modelMount(in))
+}
+
+// leaving lets a container work on for leaveSeconds after its pod's deletion.
+func leaving() *corev1ac.LifecycleApplyConfiguration {
+	return corev1ac.Lifecycle().WithPreStop(corev1ac.LifecycleHandler().WithSleep(corev1ac.SleepAction().WithSeconds(leaveSeconds)))
 }
 
 // container holds what both containers have in common. The end of the log

@@ -124,6 +124,7 @@ func literal(text string) string { return strings.ReplaceAll(text, "$(", "$$(") 
 
 func vllmContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
 	c := container(in, ServerContainer, in.VLLM.Image).
+		WithLifecycle(leaving()).
 		WithCommand("vllm", "serve").
 		WithArgs(vllmArgs(in, rank)...).
 		WithEnv(fromPod("VLLM_HOST_IP", "status.podIP"),
