@@ -173,7 +173,8 @@ func (s *scope) remains(i *instance) bool {
 			return true
 		}
 	}
-	return len(i.pods) > 0 || render.ReadSecret(s.secrets[render.SecretName(s.owner.Name, i.index)]).Configured()
+	secret := render.ReadSecret(s.secrets[render.SecretName(s.owner.Name, i.index)])
+	return len(i.pods) > 0 || secret.Configured()
 }
 
 // drainingMark is what status says about an instance that is to go.

@@ -439,7 +439,7 @@ var _ = Describe("A MoEDeployment", func() {
 
 		before := render.ReadSecret(&secrets(ctx)[0])
 		scale(0)
-		w.reconcile(ctx, name)
+		w.settle(ctx, name)
 		w.finishDeletions(ctx, name)
 		w.settle(ctx, name)
 		Expect(w.pods(ctx, name)).To(BeEmpty())
