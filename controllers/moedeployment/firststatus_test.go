@@ -48,7 +48,7 @@ func TestFirstStatusWaitsForWhatIsOnItsWay(t *testing.T) {
 			s := newScope(d, created.Add(tc.now))
 			s.resolved = &resolve.Result{Model: resolve.Finding{OK: true}, Feasible: resolve.Finding{OK: true}}
 			s.resolved.Decision.Attention, s.resolved.Decision.Expert = 1, 0
-			s.byIndex(0)
+			s.byIndex(0).wanted = true
 			if tc.change != nil {
 				tc.change(s)
 			}

@@ -455,6 +455,7 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(after.Authority).To(Equal(before.Authority))
 		Expect(after.First).To(Equal(before.First))
 
+		w.releaseGroups(ctx)
 		scale(1)
 		w.settle(ctx, name)
 		again := render.ReadSecret(&secrets(ctx)[0])
@@ -501,12 +502,7 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(w.pods(ctx, name)).To(And(HaveLen(10), HaveKey("lite-0-ag-0"), HaveKey("lite-2-ag-0")))
 		Expect(w.condition(ctx, name, v1alpha1.ConditionProgressing)).To(HavePrefix("False/Complete"))
 
-		// As the controller of PodGroups does when the last pod is gone.
-		var group schedulingv1beta1.PodGroup
-		if err := k8s.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "lite-1"}, &group); err == nil {
-			group.Finalizers = nil
-			Expect(k8s.Update(ctx, &group)).To(Succeed())
-		}
+		w.releaseGroups(ctx)
 		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](3) })
 		w.settle(ctx, name)
 		Expect(w.pods(ctx, name)).To(And(HaveLen(15), HaveKey("lite-1-ag-0")))

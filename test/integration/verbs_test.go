@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -199,6 +200,20 @@ func (w *world) finishDeletions(ctx context.Context, name string) {
 	for _, pod := range w.pods(ctx, name) {
 		if !pod.DeletionTimestamp.IsZero() {
 			w.kill(ctx, pod.Name)
+		}
+	}
+}
+
+// releaseGroups does what the controller of PodGroups does to those that are being
+// deleted when their last pod is gone.
+func (w *world) releaseGroups(ctx context.Context) {
+	GinkgoHelper()
+	var groups schedulingv1beta1.PodGroupList
+	Expect(k8s.List(ctx, &groups, client.InNamespace(w.namespace))).To(Succeed())
+	for i := range groups.Items {
+		if group := &groups.Items[i]; !group.DeletionTimestamp.IsZero() {
+			group.Finalizers = nil
+			Expect(k8s.Update(ctx, group)).To(Succeed())
 		}
 	}
 }
