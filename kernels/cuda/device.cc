@@ -112,6 +112,10 @@ int32_t supports(findep_device*, findep_op op, findep_dtype weight) {
     case FINDEP_OP_HEAD_MATMUL:
     case FINDEP_OP_EXPERT_MLP:
       return weight == FINDEP_F32 || weight == FINDEP_BF16 || weight == FINDEP_F16 ? 1 : 0;
+    // Their type is the KV cache's.
+    case FINDEP_OP_ATTENTION:
+    case FINDEP_OP_SCATTER_ROWS:
+      return weight == FINDEP_F32 || weight == FINDEP_BF16 ? 1 : 0;
     default:
       return op < FINDEP_OP_COUNT && weight == FINDEP_F32 ? 1 : 0;
   }

@@ -92,6 +92,13 @@ __device__ inline Scan block_scan(int v, int* scratch) {
 
 __device__ inline float silu(float v) { return v / (1.0f + expf(-v)); }
 
+// A checked matrix of BF16.
+inline View<__nv_bfloat16> bf16(const char* name, const findep_matrix& m) {
+  FINDEP_REQUIRE(m.dtype == FINDEP_BF16, "%s: element type %u; it must be BF16", name, m.dtype);
+  const Weight w = weight(name, m);
+  return View<__nv_bfloat16>{static_cast<__nv_bfloat16*>(w.data), w.rows, w.cols, w.stride};
+}
+
 // Calls with the weight's element type: visit(static_cast<const T*>(data)).
 template <typename Visit>
 void with_type(const Weight& w, Visit visit) {

@@ -183,10 +183,12 @@ type Stream interface {
 	// scaled by the attention factor of the rope type.
 	Rope(x, positions, table Matrix, args RopeArgs) error
 	// ScatterRows: dst[index[i],:] = src[i,:]. index is I32 [n,1], distinct.
+	// dst is F32, or BF16, rounded to nearest even, where Supports admits that.
 	ScatterRows(dst, src, index Matrix) error
 	// GatherRows: dst[i,:] = src[index[i],:].
 	GatherRows(dst, src, index Matrix) error
-	// Attention is causal attention over a paged cache, see AttentionArgs.
+	// Attention is causal attention over a paged cache, see AttentionArgs. keys
+	// and values are F32, or BF16 where Supports admits that.
 	Attention(out, q, keys, values Matrix, args AttentionArgs) error
 	// Router chooses experts, see RouterArgs. logits F32 [n,E]; bias F32 [1,E]
 	// or an empty Matrix; weights F32 [n,TopK], experts I32 [n,TopK], by

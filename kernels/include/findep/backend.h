@@ -191,7 +191,9 @@ typedef struct findep_rope_args {
 // scatter_rows: indexed[index[i],:]  = rows[i,:]     index distinct
 // gather_rows:  rows[i,:]            = indexed[index[i],:]
 // combine_rows: indexed[index[i],:] += rows[i,:]     index distinct
-// index I32 [n,1], rows F32 [n,M], indexed F32 [*,M].
+// index I32 [n,1], rows F32 [n,M], indexed F32 [*,M]. Where supports says so
+// (FINDEP_OP_SCATTER_ROWS, FINDEP_BF16), scatter_rows rounds rows to an indexed of
+// BF16, to nearest even.
 typedef struct findep_rows_args {
   findep_matrix indexed, rows, index;
 } findep_rows_args;
@@ -199,7 +201,9 @@ typedef struct findep_rows_args {
 // Causal attention of several pieces over a paged cache.
 // q F32 [n, heads*key_dim], out F32 [n, heads*value_dim],
 // keys F32 [slots, kv_heads*key_dim], values F32 [slots, kv_heads*value_dim];
-// query head h uses KV head h / (heads/kv_heads). keys and values may overlap.
+// query head h uses KV head h / (heads/kv_heads). keys and values may overlap;
+// where supports says so (FINDEP_OP_ATTENTION, FINDEP_BF16) they may be BF16, both,
+// and are widened to F32 as they are read.
 // Piece s owns query rows [query_start[s], query_start[s+1]) and has
 // context_length[s] tokens including those rows, which are its last. Its token
 // t lies in slot block_table[s, t/block_size]*block_size + t%block_size; its

@@ -24,6 +24,8 @@ type layout struct {
 var (
 	contiguous = layout{"contiguous", 64, 64, 0}
 	strided    = layout{"strided", 67, 61, 5}
+	// padded keeps the alignment of the columns to 16 bytes and more.
+	padded = layout{"padded", 64, 64, 8}
 )
 
 // guard is the byte that fills what no operation may touch.

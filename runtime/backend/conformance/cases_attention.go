@@ -39,10 +39,18 @@ var attentionShapes = []attentionShape{
 	{2, 1, 16, 8, 8, 500, false, []piece{{1, 150}, {9, 140}}},
 }
 
+// smallAttentionShapes are enough to see that a cache of another type is read
+// right; the others are about sizes.
+const smallAttentionShapes = 6
+
 func attentionCases() []testCase {
 	var cases []testCase
 	for _, s := range attentionShapes {
 		cases = append(cases, testCase{backend.OpAttention, backend.F32, s.String(), attentionTolerance(s), s.run})
+	}
+	for _, s := range attentionShapes[:smallAttentionShapes] {
+		cases = append(cases, testCase{backend.OpAttention, backend.BF16, s.String(), attentionTolerance(s),
+			func(b *bench) error { return s.runWith(b, backend.BF16) }})
 	}
 	return cases
 }
@@ -56,7 +64,10 @@ func attentionTolerance(s attentionShape) float64 {
 	return 1e-5
 }
 
-func (s attentionShape) run(b *bench) error {
+func (s attentionShape) run(b *bench) error { return s.runWith(b, backend.F32) }
+
+// runWith attends to keys and values of the given type.
+func (s attentionShape) runWith(b *bench, cache backend.DType) error {
 	starts, contexts, blocks := []int{0}, []int{}, 1
 	for _, p := range s.pieces {
 		starts = append(starts, starts[len(starts)-1]+p.rows)
@@ -65,7 +76,7 @@ func (s attentionShape) run(b *bench) error {
 	}
 	table, used := s.place(b, blocks)
 	n, slots := starts[len(starts)-1], len(used)
-	keys := b.values("keys", backend.F32, slots, s.kvHeads*s.keyDim, func(r, _ int) float32 {
+	keys := b.values("keys", cache, slots, s.kvHeads*s.keyDim, func(r, _ int) float32 {
 		v := b.uniform()
 		if !used[r] {
 			return nan // what no piece owns must not be read
@@ -74,7 +85,7 @@ func (s attentionShape) run(b *bench) error {
 	})
 	values := keys.ColRange(0, s.kvHeads*s.valueDim)
 	if !s.latent {
-		values = b.values("values", backend.F32, slots, s.kvHeads*s.valueDim, func(r, _ int) float32 {
+		values = b.values("values", cache, slots, s.kvHeads*s.valueDim, func(r, _ int) float32 {
 			v := b.uniform()
 			if !used[r] {
 				return nan

@@ -200,6 +200,10 @@ func rowCases() []testCase {
 			testCase{backend.OpScatterRows, backend.F32, shape, 0, func(b *bench) error {
 				return b.stream.ScatterRows(b.inout("dst", s.total, s.m), b.random("src", backend.F32, s.n, s.m), index(b))
 			}},
+			testCase{backend.OpScatterRows, backend.BF16, shape, 0, func(b *bench) error {
+				dst := b.place("dst", output, backend.BF16, s.total, s.m, func(int, int) uint32 { return encode(backend.BF16, b.uniform()) })
+				return b.stream.ScatterRows(dst, b.random("src", backend.F32, s.n, s.m), index(b))
+			}},
 			testCase{backend.OpGatherRows, backend.F32, shape, 0, func(b *bench) error {
 				return b.stream.GatherRows(b.out("dst", s.n, s.m), b.random("src", backend.F32, s.total, s.m), index(b))
 			}},

@@ -135,6 +135,12 @@ func denseMisuses() []misuse {
 		{"scatterrows/index", true, func(b *bench) error {
 			return b.stream.ScatterRows(b.inout("dst", 3, 2), b.random("src", f32, 1, 2), b.column("index", 3))
 		}},
+		{"scatterrows/F16", false, func(b *bench) error {
+			return b.stream.ScatterRows(b.random("dst", backend.F16, 3, 2), b.random("src", f32, 1, 2), b.column("index", 0))
+		}},
+		{"gatherrows/BF16", false, func(b *bench) error {
+			return b.stream.GatherRows(b.out("dst", 1, 2), b.random("src", backend.BF16, 3, 2), b.column("index", 0))
+		}},
 		{"gatherrows/index", true, func(b *bench) error {
 			return b.stream.GatherRows(b.out("dst", 1, 2), b.random("src", f32, 3, 2), b.column("index", -1))
 		}},
@@ -167,7 +173,18 @@ func attentionMisuses() []misuse {
 				b.random("values", backend.F32, 8, 3), p.args)
 		}}
 	}
+	// One token of context, its key and its value of the given types.
+	caches := func(name string, keys, values backend.DType) misuse {
+		return misuse{"attention/" + name, false, func(b *bench) error {
+			return b.stream.Attention(b.out("out", 1, 4), b.random("q", backend.F32, 1, 4), b.random("keys", keys, 4, 4), b.random("values", values, 4, 4),
+				backend.AttentionArgs{Heads: 1, KVHeads: 1, KeyDim: 4, ValueDim: 4, Scale: 1, BlockSize: 4, QueryStart: b.column("QueryStart", 0, 1),
+					ContextLength: b.column("ContextLength", 1), BlockTable: b.column("BlockTable", 0)})
+		}}
+	}
 	return []misuse{
+		caches("BF16-keys", backend.BF16, backend.F32),
+		caches("BF16-values", backend.F32, backend.BF16),
+		caches("F16", backend.F16, backend.F16),
 		call("no-heads", false, func(p *parts) { p.args.Heads = 0 }),
 		call("heads-not-multiple", false, func(p *parts) { p.args.KVHeads = 3 }),
 		call("key-size", false, func(p *parts) { p.args.KeyDim = 5 }),

@@ -19,7 +19,8 @@ type attention struct {
 func (*stream) Attention(out, q, keys, values backend.Matrix, p backend.AttentionArgs) error {
 	a := args{op: "attention"}
 	t := attention{AttentionArgs: p,
-		out: a.f32("out", out), q: a.f32("q", q), keys: a.f32("keys", keys), values: a.f32("values", values)}
+		out: a.f32("out", out), q: a.f32("q", q), keys: a.cached("keys", keys), values: a.cached("values", values)}
+	a.require(keys.DType == values.DType, "keys have elements of type %s and values of type %s", keys.DType, values.DType)
 	t.context = a.i32("ContextLength", p.ContextLength, 0, 1)
 	pieces := t.context.rows
 	t.start = a.i32("QueryStart", p.QueryStart, pieces+1, 1)

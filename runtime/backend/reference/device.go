@@ -62,6 +62,8 @@ func (d *Device) Supports(op backend.Op, weight backend.DType) bool {
 	switch op {
 	case backend.OpEmbed, backend.OpRMSNorm, backend.OpMatMul, backend.OpHeadMatMul, backend.OpExpertMLP:
 		return weight == backend.F32 || weight == backend.BF16 || weight == backend.F16
+	case backend.OpAttention, backend.OpScatterRows: // the KV cache's type
+		return weight == backend.F32 || weight == backend.BF16
 	default:
 		return op < backend.NumOps && weight == backend.F32
 	}

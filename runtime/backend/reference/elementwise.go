@@ -71,7 +71,27 @@ func rotate(v, angles []float32, interleaved bool) {
 
 // ScatterRows implements backend.Stream.
 func (*stream) ScatterRows(dstM, srcM, indexM backend.Matrix) error {
+	if dstM.DType == backend.BF16 {
+		return scatterRounded(dstM, srcM, indexM)
+	}
 	return moveRows("scatterrows", dstM, srcM, indexM, func(dst, src floats, i, at int) { copy(dst.row(at), src.row(i)) })
+}
+
+// scatterRounded is ScatterRows into BF16.
+func scatterRounded(dstM, srcM, indexM backend.Matrix) error {
+	a := args{op: "scatterrows"}
+	dst, src := a.weight("the indexed matrix", dstM), a.f32("the other matrix", srcM)
+	index := a.i32("index", indexM, src.rows, 1)
+	a.shape("the indexed matrix", dst.rows, dst.cols, dst.rows, src.cols)
+	a.require(index.rows == src.rows, "there are %d indices for %d rows", index.rows, src.rows)
+	for i := 0; i < src.rows && a.err == nil; i++ {
+		if at := a.index("index", index, i, dst.rows); at >= 0 {
+			for c, v := range src.row(i) {
+				dst.half[at*dst.stride+c] = backend.Float32ToBF16(v)
+			}
+		}
+	}
+	return a.err
 }
 
 // CombineRows implements backend.Stream.

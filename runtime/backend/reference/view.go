@@ -127,6 +127,22 @@ func (a *args) weight(name string, m backend.Matrix) weight {
 	return weight{matrix: m, half: half, floats: floats{rows: m.Rows, cols: m.Cols, stride: m.Stride}}
 }
 
+// cached takes an F32 argument, or one of BF16, which it decodes.
+func (a *args) cached(name string, m backend.Matrix) floats {
+	if m.DType != backend.BF16 {
+		return a.f32(name, m)
+	}
+	w := a.weight(name, m)
+	if a.err != nil {
+		return floats{}
+	}
+	decoded := dense(w.rows, w.cols)
+	for r := range w.rows {
+		w.decode(r, decoded.row(r))
+	}
+	return decoded
+}
+
 func (a *args) shape(name string, rows, cols, wantRows, wantCols int) {
 	a.require(rows == wantRows && cols == wantCols, "%s is %d x %d; it must be %d x %d", name, rows, cols, wantRows, wantCols)
 }
