@@ -34,6 +34,9 @@ import (
 // driverPatience bounds the wait for the driver to name a GPU.
 const driverPatience = 10 * time.Second
 
+// defaultGPUBudget is the time for all series where none is given.
+const defaultGPUBudget = 2 * time.Minute
+
 // calibrateOptions are the flags of `findep calibrate`.
 type calibrateOptions struct {
 	backend                  string
@@ -43,6 +46,8 @@ type calibrateOptions struct {
 	trials, warmUp           int
 	maxTokens                int
 	pointMilliseconds        int
+	budget                   time.Duration
+	withCommunication        bool
 	link                     string
 	name                     string
 	selector                 map[string]string
@@ -92,6 +97,8 @@ written: exit code 4. Calibrate on a machine that does nothing else.`,
 	f.IntVar(&o.warmUp, "warmup", 10, "runs of each size before those")
 	f.IntVar(&o.maxTokens, "max-tokens", 8192, "largest number of tokens or rows of a launch")
 	f.IntVar(&o.pointMilliseconds, "point-milliseconds", 60, "how long the largest size may take")
+	f.DurationVar(&o.budget, "budget", 0, "time for all of it, which bounds the largest sizes (default 2m on a GPU, else none)")
+	f.BoolVar(&o.withCommunication, "with-communication", false, "measure again while messages flow over loopback, and say how much slower each kind is")
 	f.StringVar(&o.link, "link", linkTCP, "tcp or tcp-plain to measure loopback with or without TLS, or a built-in link to take from its datasheet")
 	f.StringVar(&o.name, "name", "", "name of the GPUProfile (default: the device's)")
 	f.StringToStringVar(&o.selector, "node-selector", nil, "labels of the nodes that the profile describes (default on a GPU: its product)")
@@ -114,6 +121,12 @@ func (o *calibrateOptions) validate() (func(*calibration, io.Writer, io.Writer) 
 		return nil, fmt.Errorf("--dtype is %q; use f32 or bf16", o.dtype)
 	case o.pointMilliseconds < 1 || o.pointMilliseconds > 60_000:
 		return nil, fmt.Errorf("--point-milliseconds is %d; use 1 to 60000", o.pointMilliseconds)
+	}
+	if o.backend == native.CUDA && o.budget == 0 {
+		o.budget = defaultGPUBudget
+	}
+	if o.budget != 0 && (o.budget < time.Second || o.budget > time.Hour) {
+		return nil, fmt.Errorf("--budget is %v; use 1s to 1h", o.budget)
 	}
 	if err := o.validateNames(); err != nil {
 		return nil, err
@@ -191,7 +204,7 @@ func (o *calibrateOptions) measure(ctx context.Context, shape *model.Shape, prog
 	}
 	bench, err := calibrate.NewBench(dev, shape, calibrate.ComputeOptions{
 		DType: dtype, Threads: o.threads, MaxTokens: o.maxTokens,
-		PointTime: time.Duration(o.pointMilliseconds) * time.Millisecond, Now: time.Now,
+		PointTime: o.pointTime(), Now: time.Now,
 	})
 	if err != nil {
 		return nil, usageError{err}
@@ -207,6 +220,11 @@ func (o *calibrateOptions) measure(ctx context.Context, shape *model.Shape, prog
 		return nil, poor
 	}
 	p := o.profile(dev, shape, time.Now())
+	slower, err := o.measureBeside(ctx, bench, &r, options)
+	bar.end()
+	if err != nil {
+		return nil, err
+	}
 	link, notes, err := o.measureLinks(ctx, options, p)
 	bar.end()
 	if err != nil && !isPoorFit(err) {
@@ -215,7 +233,7 @@ func (o *calibrateOptions) measure(ctx context.Context, shape *model.Shape, prog
 	r.Link = link
 	poor = errors.Join(poor, err)
 	r.Fill(p)
-	c := &calibration{lines: r.Lines(), notes: notes, profile: p}
+	c := &calibration{lines: r.Lines(), notes: append(slower, notes...), profile: p}
 	c.notes = append(c.notes, fmt.Sprintf("measured in %.0f s", time.Since(started).Seconds()))
 	if poor != nil {
 		_ = c.table(progress)

@@ -50,6 +50,55 @@ func measureLoopback(ctx context.Context, plain bool, o calibrate.Options) (cali
 	return calibrate.FitLine(s)
 }
 
+// computeSeries is the number of series of calibrate.MeasureCompute.
+const computeSeries = 5
+
+// pointTime is how long the largest size of a series may take.
+func (o *calibrateOptions) pointTime() time.Duration {
+	point := time.Duration(o.pointMilliseconds) * time.Millisecond
+	if o.budget == 0 {
+		return point
+	}
+	series := computeSeries
+	if o.withCommunication {
+		series *= 2
+	}
+	return min(point, calibrate.PointTime(o.budget, series, calibrate.Options{Trials: o.trials, WarmUp: o.warmUp}))
+}
+
+// measureBeside measures everything again while messages flow between two ranks,
+// and says how much slower each kind is. The profile keeps the figures alone:
+// ranks learn the rest from their steps. A series that makes no line says so.
+func (o *calibrateOptions) measureBeside(ctx context.Context, bench *calibrate.Bench, alone *calibrate.Result, options calibrate.Options) ([]string, error) {
+	if !o.withCommunication {
+		return nil, nil
+	}
+	near, far, stop, err := loopback(ctx, o.link == linkPlainTCP)
+	if err != nil {
+		return nil, fmt.Errorf("link: %w", err)
+	}
+	defer stop()
+	var beside calibrate.Result
+	err = calibrate.Beside(ctx, func(ctx context.Context, flowing func()) error { return calibrate.Traffic(ctx, near, far, flowing) },
+		func(ctx context.Context) error {
+			if err := calibrate.MeasureCompute(ctx, bench, &beside, options); err != nil && !isPoorFit(err) {
+				return err
+			}
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("with communication: %w", err)
+	}
+	var notes []string
+	for i, l := range beside.Lines() {
+		if len(l.Points) > 0 {
+			notes = append(notes, fmt.Sprintf("with communication: %s takes %.2f times as long (%.4g us + %.4g per unit, R2 %.4f)",
+				l.Kind, calibrate.Slowdown(alone.Lines()[i], l), l.Alpha, l.Beta, l.RSquared))
+		}
+	}
+	return notes, nil
+}
+
 // loopback connects an attention and an expert rank.
 func loopback(ctx context.Context, plain bool) (near, far transport.Mesh, stop func(), err error) {
 	var security *tcp.TLS

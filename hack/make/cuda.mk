@@ -15,6 +15,7 @@
 #   test-cuda-build all that can be known without a GPU, part of `make test`: the
 #                   two builds, the table of resources, the symbols, loading by C
 #                   (under valgrind) and by the Go binary, the suite on the model
+#   test-cuda-steps the measuring steps of test-cuda on the CPU backend, in short
 #   test-cuda       the tests on a GPU; says so where there is none
 #
 # nvcc 13 is taken from the PATH; where it is not, NVIDIA's wheels are installed
@@ -69,7 +70,7 @@ CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wn
 CUDA_JOBS ?= $(shell nproc)
 CUDA_LOADER := $(CUDA_BUILD)/loader
 
-.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda cuda-install cuda-clean FORCE
+.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda test-cuda-steps cuda-install cuda-clean FORCE
 
 cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
 
@@ -194,6 +195,10 @@ test-cuda-build: ## Build the CUDA backend for all architectures and test what n
 
 test-cuda: $(CUDA_LIBRARY) $(CUDA_LOADER) native ## Run the tests that need a GPU; says so where there is none.
 	FINDEP_CUDA_LIBRARY=$(abspath $(CUDA_LIBRARY)) hack/cuda/test.sh
+
+# Up to the device: calibration, shares of peak and the three policies, short.
+test-cuda-steps: native
+	FINDEP_TEST_BACKEND=cpu hack/cuda/test.sh
 
 cuda-clean: ## Remove the CUDA build; the toolkit stays in the cache.
 	rm -rf $(CUDA_BUILD)
