@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -188,6 +189,8 @@ func TestCalibrateRefusesBadFlags(t *testing.T) {
 		{[]string{"--model", tiny, "--name", "My_GPU"}, `--name is "My_GPU"`, exitUsage},
 		{[]string{"--model", tiny, "--node-selector", "a b=c"}, "--node-selector a b=c", exitUsage},
 		{[]string{"--model", tiny, "--output", "xml"}, `--output is "xml"`, exitUsage},
+		{[]string{"--model", tiny, "--budget", "2h"}, "--budget is 2h0m0s", exitUsage},
+		{[]string{"--model", tiny, "--budget", "1ms"}, "--budget is 1ms", exitUsage},
 		{[]string{"--model", tiny, "--point-milliseconds", "0"}, "--point-milliseconds is 0", exitUsage},
 		{[]string{"--model", tiny, "--backend", "reference", "--max-tokens", "1"}, "max-tokens is 1; need 16", exitUsage},
 		{[]string{"--model", tiny, "--backend", "tpu"}, `no backend "tpu" is linked in; there are: auto, cpu, cuda`, exitFailure},
@@ -246,6 +249,63 @@ func TestCalibrateRunsFromEndToEnd(t *testing.T) {
 			}
 			if quality := "quality: Measured"; link != "nvlink-4" && !strings.Contains(out, quality) {
 				t.Errorf("--link %s: no %q in %s", link, quality, out)
+			}
+		}
+	}
+}
+
+// The budget bounds the sizes, and only ever makes them smaller.
+func TestBudgetBoundsThePoints(t *testing.T) {
+	for name, tc := range map[string]struct {
+		o    calibrateOptions
+		want time.Duration
+	}{
+		"none on the CPU":     {calibrateOptions{backend: native.CPU}, 60 * time.Millisecond},
+		"roomy":               {calibrateOptions{backend: native.CPU, budget: time.Hour}, 60 * time.Millisecond},
+		"tight":               {calibrateOptions{backend: native.CPU, budget: 5 * 124 * time.Second / 100}, 10 * time.Millisecond},
+		"twice the series":    {calibrateOptions{backend: native.CPU, budget: 5 * 124 * time.Second / 100, withCommunication: true}, 5 * time.Millisecond},
+		"GPU, larger points":  {calibrateOptions{backend: native.CUDA, pointMilliseconds: 60_000}, 2 * time.Minute / (5 * 124)},
+		"GPU, default points": {calibrateOptions{backend: native.CUDA}, 60 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := tc.o
+			o.shape, o.dtype, o.link, o.output, o.trials, o.warmUp = "config.json", "f32", "nvlink-4", "yaml", 30, 10
+			o.pointMilliseconds = max(o.pointMilliseconds, 60)
+			if _, err := o.validate(); err != nil {
+				t.Fatal(err)
+			}
+			if got := o.pointTime(); got != tc.want {
+				t.Errorf("points of %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// What runs beside communication is told for each kind, and only on request.
+func TestCalibrateBesideCommunication(t *testing.T) {
+	dev, err := backend.Open("reference", backend.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = dev.Close() }()
+	shape, err := (&calibrateOptions{model: "../../test/testdata/tinymodel"}).modelShape()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bench, err := calibrate.NewBench(dev, shape, calibrate.ComputeOptions{DType: backend.F32, MaxTokens: 16, PointTime: time.Microsecond, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = bench.Close() }()
+	options := calibrate.Options{Trials: 3, Now: time.Now}
+	for beside, want := range map[bool]int{false: 0, true: computeSeries} {
+		notes, err := (&calibrateOptions{withCommunication: beside, link: linkPlainTCP}).measureBeside(t.Context(), bench, &calibrate.Result{}, options)
+		if err != nil || len(notes) != want {
+			t.Errorf("with communication %v: notes %q, error %v", beside, notes, err)
+		}
+		for _, n := range notes {
+			if !strings.Contains(n, "with communication: ") || !strings.Contains(n, "1.00 times as long") {
+				t.Errorf("%q does not compare", n)
 			}
 		}
 	}
