@@ -125,6 +125,17 @@ func (o *benchOptions) validate() error {
 	case o.delay < 0 || o.delay > maxLinkDelay:
 		return fmt.Errorf("--link-delay is %v; it must lie between 0 and %v", o.delay, maxLinkDelay)
 	}
+	if err := o.readPolicies(); err != nil {
+		return err
+	}
+	if err := o.config.Validate(); err != nil {
+		return err
+	}
+	return o.validateTraffic()
+}
+
+// readPolicies makes the contenders that --policies and --chunks name.
+func (o *benchOptions) readPolicies() error {
 	o.config.Contenders = nil
 	for _, name := range o.policies {
 		policy, chunks := strings.CutSuffix(name, chunksSuffix)
@@ -134,10 +145,7 @@ func (o *benchOptions) validate() error {
 		}
 		o.config.Contenders = append(o.config.Contenders, c)
 	}
-	if err := o.config.Validate(); err != nil {
-		return err
-	}
-	return o.validateTraffic()
+	return nil
 }
 
 func (o *benchOptions) bench(ctx context.Context, out, progress io.Writer) error {

@@ -100,16 +100,16 @@ func TestKeptStagesThatAreOfNoUse(t *testing.T) {
 func TestARankKeepsTheLastStagesItWasSent(t *testing.T) {
 	r := &rank{}
 	for i, step := range []struct {
-		command agentpb.StepCommand
+		command *agentpb.StepCommand
 		want    string
 	}{
-		{agentpb.StepCommand{RecallStages: true}, ""},
-		{agentpb.StepCommand{KeepStages: []byte("a")}, ""},
-		{agentpb.StepCommand{RecallStages: true}, "a"},
-		{agentpb.StepCommand{KeepStages: make([]byte, maxKeptBytes+1), RecallStages: true}, "a"},
-		{agentpb.StepCommand{KeepStages: []byte("b"), RecallStages: true}, "b"},
+		{&agentpb.StepCommand{RecallStages: true}, ""},
+		{&agentpb.StepCommand{KeepStages: []byte("a")}, ""},
+		{&agentpb.StepCommand{RecallStages: true}, "a"},
+		{&agentpb.StepCommand{KeepStages: make([]byte, maxKeptBytes+1), RecallStages: true}, "a"},
+		{&agentpb.StepCommand{KeepStages: []byte("b"), RecallStages: true}, "b"},
 	} {
-		if got := r.keep(&step.command); string(got) != step.want {
+		if got := r.keep(step.command); string(got) != step.want {
 			t.Errorf("command %d: %q, want %q", i, got, step.want)
 		}
 	}
