@@ -16,7 +16,6 @@ import (
 	"github.com/findep/findep-operator/runtime/backend"
 	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/kvcache"
-	"github.com/findep/findep-operator/runtime/model"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
 	"github.com/findep/findep-operator/runtime/schedule"
@@ -108,12 +107,22 @@ func (a *agent) weightOptions() weights.Options {
 	return weights.Options{DType: dtype, Progress: a.watch.advance}
 }
 
+// kvType is the type of the KV cache's elements: BF16 beside weights of BF16,
+// where the device has such a cache, as a model that computes in BF16 has it.
+func (a *agent) kvType() backend.DType {
+	dtype := a.weightOptions().DType
+	if kvcache.Supports(a.device, dtype) {
+		return dtype
+	}
+	return backend.F32
+}
+
 // kvBlocks is the capacity of each rank's KV cache: what was asked for, or room
 // for many full-length sequences within a share of the memory.
 func (a *agent) kvBlocks(in *plan.Instance) int {
 	tokens := in.Model.KVCacheTokens
 	if tokens == 0 {
-		perToken := max(1, a.shape.KVBytesPerToken(model.Float32))
+		perToken := max(1, a.shape.KVElementsPerTokenLayer()*int64(a.shape.Layers*a.kvType().Size()))
 		tokens = int(min(int64(defaultSequences*a.limits.maxContext), a.device.MemoryBytes()/kvMemoryShare/perToken))
 		tokens = max(tokens, a.limits.maxContext)
 	}
@@ -128,7 +137,7 @@ func (a *agent) loadAttention(in *plan.Instance, checkpoint *weights.Checkpoint)
 	a.rank.free = w.Free
 	r, err := executor.NewAttention(executor.AttentionConfig{
 		Rank: a.options.Rank, AttentionRanks: in.AttentionRanks, ExpertRanks: in.ExpertRanks,
-		Shape: a.shape, Device: a.device, Weights: w, KVBlocks: a.limits.blocksPerRank,
+		Shape: a.shape, Device: a.device, Weights: w, KVBlocks: a.limits.blocksPerRank, KVType: a.kvType(),
 		MaxContextTokens: a.limits.maxContext, MaxStepTokens: a.limits.maxStepTokens, Threads: a.options.Threads, Now: a.now,
 	})
 	if err != nil {

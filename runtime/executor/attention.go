@@ -29,6 +29,9 @@ type AttentionConfig struct {
 	// KVBlocks is the capacity of the KV cache in blocks of
 	// kvcache.BlockTokens tokens.
 	KVBlocks int
+	// KVType is the type of the cache's elements: F32, or BF16 for half the memory
+	// where kvcache.Supports admits it.
+	KVType backend.DType
 	// MaxContextTokens bounds one sequence, MaxStepTokens the tokens of one
 	// step on this rank.
 	MaxContextTokens, MaxStepTokens int
@@ -151,7 +154,7 @@ func (a *AttentionRank) reserve() error {
 	if err := a.init(a.config.Device, a.config.Threads, schedule.AttentionCompute); err != nil {
 		return err
 	}
-	cache, err := kvcache.New(a.config.Device, a.shape, a.config.KVBlocks)
+	cache, err := kvcache.New(a.config.Device, a.shape, a.config.KVBlocks, a.config.KVType)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,33 @@ func TestListsOnTheModelOfCUDAEqualTheReference(t *testing.T) {
 	}
 }
 
+// A cache of BF16 rounds the same on both, and not at all like one of F32.
+func TestBF16CacheOnTheModelOfCUDAEqualsTheReference(t *testing.T) {
+	open := openShim(t)
+	for _, f := range families(t)[:2] {
+		t.Run(f.name, func(t *testing.T) {
+			c := harness.Config{Shape: f.shape, Checkpoint: f.dir, Attention: 1, Expert: 1, KVTokens: 512, MaxStepTokens: 64}
+			generate := func(kv backend.DType, open func(int) (backend.Device, error), pipelines bool) any {
+				c := c
+				c.KVType, c.OpenDevice, c.Pipelines = kv, open, pipelines
+				got, err := instance(t, c).Generate(t.Context(), randomPrompts(f.shape.VocabSize, 9, 4), harness.Options{Plan: finDEP(1, 2, 1, plan.ASAS)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return got
+			}
+			want := generate(backend.BF16, openReference, false)
+			near := cmpopts.EquateApprox(1e-3, 1e-4)
+			if diff := cmp.Diff(want, generate(backend.BF16, open, true), near); diff != "" {
+				t.Errorf("outputs differ:\n%.2000s", diff)
+			}
+			if cmp.Equal(want, generate(backend.F32, openReference, false)) {
+				t.Error("a cache of F32 gives the same bits: nothing was rounded")
+			}
+		})
+	}
+}
+
 // Every failure of the communication library has its name, on every rank.
 func TestFailuresOnTheModelOfCUDAHaveNames(t *testing.T) {
 	open := openShim(t)

@@ -17,19 +17,29 @@ import (
 // of it, values its first kv_lora columns.
 type Cache struct {
 	*Allocator
+	dtype   backend.DType
 	layers  []layer
 	buffers []backend.Buffer
 }
 
 type layer struct{ keys, values backend.Matrix }
 
-// New reserves a cache of the given number of blocks for every layer.
-func New(dev backend.Device, shape *model.Shape, blocks int) (*Cache, error) {
+// Supports tells whether the device can keep a cache of elements of the type.
+func Supports(dev backend.Device, dtype backend.DType) bool {
+	return dev.Supports(backend.OpAttention, dtype) && dev.Supports(backend.OpScatterRows, dtype)
+}
+
+// New reserves a cache of the given number of blocks for every layer, of elements
+// of the given type, which the device must support.
+func New(dev backend.Device, shape *model.Shape, blocks int, dtype backend.DType) (*Cache, error) {
+	if !Supports(dev, dtype) {
+		return nil, fmt.Errorf("device %s has no KV cache of type %s; use F32", dev.Name(), dtype)
+	}
 	allocator, err := NewAllocator(blocks, BlockTokens)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{Allocator: allocator, layers: make([]layer, shape.Layers)}
+	c := &Cache{Allocator: allocator, dtype: dtype, layers: make([]layer, shape.Layers)}
 	for i := range c.layers {
 		if err := c.reserve(&c.layers[i], dev, shape.Attention); err != nil {
 			c.Close()
@@ -45,7 +55,7 @@ func (c *Cache) reserve(l *layer, dev backend.Device, a model.Attention) error {
 		width = a.KVLoRARank + a.QKRopeHeadDim
 	}
 	alloc := func(m *backend.Matrix) (err error) {
-		if *m, err = backend.AllocMatrix(dev, backend.F32, c.Capacity(), width); err == nil {
+		if *m, err = backend.AllocMatrix(dev, c.dtype, c.Capacity(), width); err == nil {
 			c.buffers = append(c.buffers, m.Buffer)
 		}
 		return err

@@ -5,6 +5,7 @@ package kvcache_test
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -145,7 +146,7 @@ func TestCacheLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	mla := &model.Shape{Layers: 2, Attention: model.Attention{Kind: model.MLA, Heads: 4, KVHeads: 4, KVLoRARank: 8, QKRopeHeadDim: 2}}
-	c, err := kvcache.New(dev, mla, 3)
+	c, err := kvcache.New(dev, mla, 3, backend.F32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +156,46 @@ func TestCacheLayout(t *testing.T) {
 	}
 	c.Close()
 	gqa := &model.Shape{Layers: 1, Attention: model.Attention{Kind: model.GQA, Heads: 4, KVHeads: 2, HeadDim: 6}}
-	if c, err = kvcache.New(dev, gqa, 1); err != nil {
+	if c, err = kvcache.New(dev, gqa, 1, backend.F32); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	keys, values = c.Keys(0), c.Values(0)
 	if keys.Rows != 16 || keys.Cols != 12 || values.Cols != 12 || values.Buffer == keys.Buffer {
 		t.Errorf("GQA cache has keys %+v, values %+v", keys, values)
+	}
+}
+
+// halfless is a device whose KV cache can only be F32.
+type halfless struct{ backend.Device }
+
+func (d halfless) Supports(op backend.Op, dtype backend.DType) bool {
+	return dtype == backend.F32 && d.Device.Supports(op, dtype)
+}
+
+func TestCacheOfBF16(t *testing.T) {
+	dev, err := backend.Open("reference", backend.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shape := &model.Shape{Layers: 1, Attention: model.Attention{Kind: model.MLA, Heads: 4, KVHeads: 4, KVLoRARank: 8, QKRopeHeadDim: 2}}
+	c, err := kvcache.New(dev, shape, 3, backend.BF16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if keys, values := c.Keys(0), c.Values(0); keys.DType != backend.BF16 || values.DType != backend.BF16 || keys.Buffer.Size() != 48*10*2 {
+		t.Errorf("keys %+v of %d bytes, values %+v; they must be BF16, 960 bytes", keys, keys.Buffer.Size(), values)
+	}
+	for _, refused := range []struct {
+		dev   backend.Device
+		dtype backend.DType
+	}{{halfless{dev}, backend.BF16}, {dev, backend.F16}} {
+		if c, err := kvcache.New(refused.dev, shape, 3, refused.dtype); err == nil {
+			c.Close()
+			t.Errorf("a cache of %s was made on a device without", refused.dtype)
+		} else if want := "no KV cache of type " + refused.dtype.String() + "; use F32"; !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v; it must say %q", err, want)
+		}
 	}
 }

@@ -193,7 +193,7 @@ func (s rotation) run(b *bench) error {
 
 func rowCases() []testCase {
 	var cases []testCase
-	for _, s := range []struct{ n, total, m int }{{0, 0, 3}, {0, 5, 3}, {1, 1, 1}, {5, 9, 7}, {40, 40, 130}} {
+	for _, s := range []struct{ n, total, m int }{{0, 0, 3}, {0, 5, 3}, {1, 1, 1}, {5, 9, 7}, {40, 40, 130}, {3, 5, 1100}} {
 		shape := fmt.Sprintf("n=%d,rows=%d,M=%d", s.n, s.total, s.m)
 		index := func(b *bench) backend.Matrix { return b.column("index", b.rng.Perm(s.total)[:s.n]...) }
 		cases = append(cases,

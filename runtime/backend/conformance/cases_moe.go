@@ -172,6 +172,7 @@ func expertMLPCases() []testCase {
 	for _, w := range weightTypes {
 		for _, s := range []struct{ rows, experts, topK, m, h int }{
 			{0, 2, 1, 4, 4}, {1, 1, 1, 1, 1}, {5, 3, 2, 16, 8}, {12, 4, 3, 65, 33}, {40, 6, 2, 48, 96}, {90, 2, 2, 200, 150},
+			{200, 2, 2, 24, 16}, // an expert has more rows than a tile
 		} {
 			cases = append(cases, testCase{backend.OpExpertMLP, w,
 				fmt.Sprintf("rows=%d,E=%d,k=%d,M=%d,H=%d", s.rows, s.experts, s.topK, s.m, s.h), 6e-6,

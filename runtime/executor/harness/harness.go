@@ -40,6 +40,8 @@ type Config struct {
 	Threads int
 	// Weights choose how weights are stored.
 	Weights weights.Options
+	// KVType is the type of the KV cache's elements.
+	KVType backend.DType
 	// Depth is the number of messages a link holds, see inproc.NewHub.
 	Depth int
 	// Ends are what connects the ranks, by rank; nil means in-process links.
@@ -131,6 +133,7 @@ func (in *Instance) addAttention(ckpt *weights.Checkpoint, dev backend.Device, r
 	r, err := executor.NewAttention(executor.AttentionConfig{
 		Rank: rank, AttentionRanks: c.Attention, ExpertRanks: c.Expert, Shape: c.Shape, Device: dev, Weights: w,
 		KVBlocks:         (c.KVTokens + kvcache.BlockTokens - 1) / kvcache.BlockTokens,
+		KVType:           c.KVType,
 		MaxContextTokens: c.MaxContextTokens, MaxStepTokens: c.MaxStepTokens, Threads: c.Threads, Now: c.Now,
 	})
 	if err != nil {
