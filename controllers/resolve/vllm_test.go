@@ -144,6 +144,12 @@ func TestVLLMSplitObeysTheRule(t *testing.T) {
 }
 
 func TestVLLMPredictsTwoMicroBatches(t *testing.T) {
+	for _, profile := range []string{"h100-sxm", "a10", "cpu"} {
+		d := wrappers.MoEDeployment("lite").GPUs(4, 4).VLLM("0.30.0").Profile(profile).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Workload.Concurrency = 4096 }).Obj()
+		if r := resolve.Resolve(d, resolve.Facts{}); r.Start.R1 > resolve.VLLMMicroBatches {
+			t.Errorf("%s: the split was judged by %s, which vLLM does not do", profile, r.Start.String())
+		}
+	}
 	r := resolve.Resolve(vllm("0.30.0", 4, 4), resolve.Facts{})
 	if r.Start.R1 > resolve.VLLMMicroBatches || r.Start.R2 != 1 || r.Start.Chunks > 1 {
 		t.Errorf("the split was judged by %s, which vLLM does not do", r.Start.String())

@@ -60,7 +60,7 @@ func complete(w http.ResponseWriter, r *http.Request, served string) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{
+	_ = send(w, map[string]any{
 		"object": "text_completion", "model": served, "choices": []map[string]any{{"index": 0, "text": answer, "finish_reason": "stop"}},
 	})
 }

@@ -138,8 +138,10 @@ func TestWorldFormsWhenTheLastRankComes(t *testing.T) {
 	}{"older plugin": {2, 1, "0.26"}, "newer plugin": {3, 2, "0.30"}} {
 		t.Run(name, func(t *testing.T) {
 			port := freePort(t)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
 			rank := func(role string, n int) (chan error, <-chan struct{}, func()) {
-				return start(t.Context(), t, append(commandLine(role, n, tc.attention, tc.ffn, port), "--standin-plugin="+tc.plugin))
+				return start(ctx, t, append(commandLine(role, n, tc.attention, tc.ffn, port), "--standin-plugin="+tc.plugin))
 			}
 			var waiting []chan error
 			first, lost, _ := rank("ffn", 0)

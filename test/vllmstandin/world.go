@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -146,7 +147,7 @@ func (w *world) join(ctx context.Context) (net.Conn, error) {
 	// Told to stop while it waits, a rank stops.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	if err := json.NewEncoder(conn).Encode(hello{w.c.worldRank(), w.c.agreed}); err != nil {
+	if err := send(conn, hello{w.c.worldRank(), w.c.agreed}); err != nil {
 		return nil, err
 	}
 	line, err := bufio.NewReader(conn).ReadBytes('\n')
@@ -200,14 +201,14 @@ func (w *world) admit(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 		_ = conn.SetReadDeadline(time.Time{})
 		if problem := w.refuses(h, ranks); problem != "" {
-			_ = json.NewEncoder(conn).Encode(welcome{problem})
+			_ = send(conn, welcome{problem})
 			_ = conn.Close()
 			continue
 		}
 		ranks[h.WorldRank] = conn
 	}
 	for _, conn := range ranks {
-		_ = json.NewEncoder(conn).Encode(welcome{})
+		_ = send(conn, welcome{})
 	}
 	for rank, conn := range ranks {
 		go func() {
@@ -217,6 +218,17 @@ func (w *world) admit(ctx context.Context, cancel context.CancelCauseFunc) {
 			}
 		}()
 	}
+}
+
+// send writes one line of JSON. Whom it does not reach has gone, which the
+// connection tells.
+func send(w io.Writer, message any) error {
+	line, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(line, '\n'))
+	return err
 }
 
 // alive says that a rank which came before has not gone since.
