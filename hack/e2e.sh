@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 hack/prerequisites.sh
 keep=yes
-if [ -z "${KUBECONFIG:-}" ] && ! localcluster status >/dev/null 2>&1; then keep=no; fi
+if [ -z "${KUBECONFIG:-}" ] && ! localcluster status --name "${FINDEP_CLUSTER:-findep}" >/dev/null 2>&1; then keep=no; fi
 [ "${FINDEP_KEEP_CLUSTER:-}" = 1 ] && keep=yes
 trap '[ $keep = yes ] || hack/stack.sh down' EXIT
 hack/stack.sh up

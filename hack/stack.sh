@@ -5,18 +5,21 @@
 #   hack/stack.sh down   removes the local cluster
 # With KUBECONFIG set it uses that cluster; the images must then be where its
 # nodes can pull them: FINDEP_IMAGE_REGISTRY and FINDEP_IMAGE_TAG say where.
+# FINDEP_CLUSTER is the name of the local cluster, findep unless it is set; one
+# that exists under that name is used as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=hack/lib.sh
 . hack/lib.sh
 
 namespace=findep-system
+cluster=${FINDEP_CLUSTER:-findep}
 env_file=build/stack.env
 
 local_images() {
   local tag=$1
   step "Loading images into the nodes"
-  local load=(localcluster load-image)
+  local load=(localcluster load-image --cluster "$cluster")
   "${load[@]}" --name "localhost/findep/manager:$tag" --binary bin/manager=/manager --entrypoint /manager
   "${load[@]}" --name "localhost/findep/server:$tag" --binary bin/server=/server --entrypoint /server
   "${load[@]}" --name "localhost/findep/runtime:$tag" --binary bin/runtime=/runtime --entrypoint /runtime --base-libs auto
@@ -43,8 +46,8 @@ up() {
     step "Building the cluster's own programs (minutes the first time, then cached)"
     use_tools cluster helm
     step "Starting the local cluster"
-    localcluster up
-    KUBECONFIG=$(localcluster kubeconfig)
+    localcluster status --name "$cluster" >/dev/null 2>&1 || localcluster up --name "$cluster"
+    KUBECONFIG=$(localcluster kubeconfig --name "$cluster")
     export KUBECONFIG
     registry=localhost/findep pull=Never
     tag=$(sha256sum bin/manager bin/runtime bin/server bin/vllm-standin | sha256sum | cut -c1-12)
@@ -66,6 +69,6 @@ EOF
 
 case "${1:-}" in
   up) up ;;
-  down) localcluster down ;;
+  down) localcluster down --name "$cluster" ;;
   *) echo "usage: hack/stack.sh up|down" >&2; exit 2 ;;
 esac

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/controllers/resolve"
 )
@@ -228,7 +230,8 @@ func checkIdle(v *Verdict, d *v1alpha1.MoEDeployment) {
 
 // checkChange says what a change costs that needs new pods.
 func checkChange(v *Verdict, d, old *v1alpha1.MoEDeployment, facts resolve.Facts) {
-	if old.Status.Replicas == nil || *old.Status.Replicas == 0 || resolve.Revision(d, facts.Config) == resolve.Revision(old, facts.Config) {
+	instances := recreated(d, old)
+	if instances == 0 || resolve.Revision(d, facts.Config) == resolve.Revision(old, facts.Config) {
 		return
 	}
 	changed := changedFields(&d.Spec, &old.Spec)
@@ -236,7 +239,13 @@ func checkChange(v *Verdict, d, old *v1alpha1.MoEDeployment, facts resolve.Facts
 		return
 	}
 	v.warn("changing %s recreates the pods of %d instances, one instance after the other as spec.rollout says; requests that are running are finished by other instances or lost",
-		strings.Join(changed, ", "), *old.Status.Replicas)
+		strings.Join(changed, ", "), instances)
+}
+
+// recreated is the number of instances whose pods a new revision replaces: those
+// that run, without those on their way out after a scale-down.
+func recreated(d, old *v1alpha1.MoEDeployment) int32 {
+	return min(ptr.Deref(old.Status.Replicas, 0), ptr.Deref(d.Spec.Replicas, 1))
 }
 
 // changedFields names the parts of a spec that pods are made from and that

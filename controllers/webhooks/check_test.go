@@ -160,8 +160,12 @@ func TestCheckOfChanges(t *testing.T) {
 	}{
 		"the schedule": {old: running(wrappers.MoEDeployment("a")), now: wrappers.MoEDeployment("a").Policy(v1alpha1.PolicyPPPipe).Obj()},
 		"the split of running instances": {
-			old: running(wrappers.MoEDeployment("a")), now: wrappers.MoEDeployment("a").GPUs(1, 4).Obj(),
+			old: running(wrappers.MoEDeployment("a")), now: wrappers.MoEDeployment("a").GPUs(1, 4).Replicas(2).Obj(),
 			wantWarns: "changing spec.gpus recreates the pods of 2 instances",
+		},
+		"the split while one of the instances goes": {
+			old: running(wrappers.MoEDeployment("a")), now: wrappers.MoEDeployment("a").GPUs(1, 4).Replicas(1).Obj(),
+			wantWarns: "changing spec.gpus recreates the pods of 1 instances",
 		},
 		"the split while nothing runs": {old: wrappers.MoEDeployment("a").Obj(), now: wrappers.MoEDeployment("a").GPUs(1, 4).Obj()},
 		"the profile, which pods do not have": {

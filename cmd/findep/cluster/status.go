@@ -5,6 +5,7 @@ package cluster
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -53,12 +54,13 @@ func good(kind string) metav1.ConditionStatus {
 func writeHealth(out io.Writer, d *v1alpha1.MoEDeployment) {
 	fmt.Fprintf(out, "moedeployment %s/%s: %s ready\n", d.Namespace, d.Name, orUnknown(d.Status.Ready))
 	well := true
+	said := map[string]string{}
 	for _, c := range d.Status.Conditions {
 		if c.Status == good(c.Type) {
 			continue
 		}
 		well = false
-		fmt.Fprintf(out, "  %s is %s (%s): %s\n", c.Type, c.Status, c.Reason, c.Message)
+		fmt.Fprintf(out, "  %s is %s (%s): %s\n", c.Type, c.Status, c.Reason, sayOnce(said, c, d.Status.Instances))
 	}
 	if well && len(d.Status.Conditions) > 0 {
 		fmt.Fprintln(out, "  Every condition is as it should be.")
@@ -73,10 +75,30 @@ func writeHealth(out io.Writer, d *v1alpha1.MoEDeployment) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  INSTANCE\tPHASE\tPODS\tEPOCH\tFAILURES\tREVISION\tMESSAGE")
 	for _, i := range d.Status.Instances {
-		fmt.Fprintf(w, "  %d\t%s\t%d/%d\t%d\t%d\t%s\t%s\n", i.Index, i.Phase, i.ReadyPods, i.Pods, i.Epoch, i.Failures, i.Revision, i.Message)
+		message := i.Message
+		if where := said[message]; where != "" {
+			message = "see " + where
+		}
+		fmt.Fprintf(w, "  %d\t%s\t%d/%d\t%d\t%d\t%s\t%s\n", i.Index, i.Phase, i.ReadyPods, i.Pods, i.Epoch, i.Failures, i.Revision, message)
 	}
 	_ = w.Flush()
 	fmt.Fprintln(out)
+}
+
+// sayOnce is a condition's message without what an instance waits for, if a
+// condition before it has said that, since the scheduler's words are long. What
+// is said by which condition is kept in said.
+func sayOnce(said map[string]string, c metav1.Condition, instances []v1alpha1.InstanceStatus) string {
+	for _, i := range instances {
+		switch {
+		case i.Message == "" || !strings.Contains(c.Message, i.Message):
+		case said[i.Message] != "":
+			return strings.Replace(c.Message, i.Message, "see "+said[i.Message], 1)
+		default:
+			said[i.Message] = c.Type
+		}
+	}
+	return c.Message
 }
 
 func orUnknown(s string) string {
