@@ -194,6 +194,29 @@ const (
 	ReasonNoObjective = "NoObjective"
 )
 
+// NodesHealthy says whether anything is known against the nodes that pods are on,
+// and what the operator does about it. It is absent where nodes may not be read.
+const (
+	ConditionNodesHealthy = "NodesHealthy"
+
+	// ReasonNodesWell surfaces when nothing is.
+	ReasonNodesWell = "NodesWell"
+	// ReasonNodeGone surfaces when a node does not exist any more; its pods are
+	// removed and made again.
+	ReasonNodeGone = "NodeGone"
+	// ReasonNodeOutOfService surfaces when a node that is not ready has the taint
+	// node.kubernetes.io/out-of-service; its pods are removed and made again.
+	ReasonNodeOutOfService = "NodeOutOfService"
+	// ReasonNodeNotReady surfaces when a node is not ready; the message says what to
+	// do if it will not come back.
+	ReasonNodeNotReady = "NodeNotReady"
+	// ReasonGPUUnhealthy surfaces when a condition of a node, a device plugin or a
+	// pod's own sidecar says that a GPU is not well.
+	ReasonGPUUnhealthy = "GPUUnhealthy"
+	// ReasonNodeCordoned surfaces when a node takes no new pods.
+	ReasonNodeCordoned = "NodeCordoned"
+)
+
 // FullyActedOn says whether every field of the spec has an effect in this
 // version of the operator.
 const (

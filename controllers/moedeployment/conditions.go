@@ -57,6 +57,9 @@ func (s *scope) computeConditions(st *v1alpha1.MoEDeploymentStatus) {
 	set(v1alpha1.ConditionProgressing, s.progressing(views))
 	set(v1alpha1.ConditionPredictionAccurate, s.predictionAccurate())
 	set(v1alpha1.ConditionSLOAttained, s.sloAttained())
+	if s.nodes != nil {
+		set(v1alpha1.ConditionNodesHealthy, s.nodesHealthy())
+	}
 	set(v1alpha1.ConditionFullyActedOn, s.fullyActedOn())
 }
 

@@ -130,6 +130,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		{"protection", r.reconcileProtection},
 		{"engine", r.reconcileEngine},
 		{"observe", r.observe},
+		{"nodes", r.releaseLostPods},
 		{"instances", r.reconcileInstances},
 		{"nudge", r.nudge},
 	} {

@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -62,8 +61,7 @@ func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
 		return err
 	}
 	facts.Profiles = profiles.Items
-	var nodes metav1.PartialObjectMetadataList
-	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	var nodes corev1.NodeList
 	// Only read, and there may be thousands: not worth a copy per pass.
 	if err := f.Cached.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
 		return err
@@ -78,7 +76,7 @@ func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
 
 // nodeLabels is in order of the GPU product: the cache lists nodes in any order,
 // and which preset is taken must not depend on it.
-func nodeLabels(nodes []metav1.PartialObjectMetadata) []map[string]string {
+func nodeLabels(nodes []corev1.Node) []map[string]string {
 	list := make([]map[string]string, 0, len(nodes))
 	for i := range nodes {
 		list = append(list, nodes[i].Labels)

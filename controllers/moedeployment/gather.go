@@ -136,7 +136,18 @@ func (r *Reconciler) gatherConfig(ctx context.Context, s *scope) (err error) {
 
 // gatherProfiles reads GPUProfiles and the labels of nodes.
 func (r *Reconciler) gatherProfiles(ctx context.Context, s *scope) error {
-	return r.factReader().Cluster(ctx, &s.facts)
+	if err := r.factReader().Cluster(ctx, &s.facts); err != nil || !r.ClusterReads {
+		return err
+	}
+	var nodes corev1.NodeList
+	if err := r.Client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	s.nodes = make(map[string]*corev1.Node, len(nodes.Items))
+	for i := range nodes.Items {
+		s.nodes[nodes.Items[i].Name] = &nodes.Items[i]
+	}
+	return nil
 }
 
 func (r *Reconciler) factReader() FactReader {

@@ -43,6 +43,8 @@ type scope struct {
 	revisions map[string]*appsv1.ControllerRevision
 	// budget is the PodDisruptionBudget; nil if there is none. Set by gather.
 	budget *policyv1.PodDisruptionBudget
+	// nodes are the nodes by name; nil if they may not be read. Set by gather.
+	nodes map[string]*corev1.Node
 	// facts is what resolve decides from. Set by gather.
 	facts resolve.Facts
 

@@ -31,7 +31,8 @@ import (
 func CacheObjects() map[client.Object]cache.ByObject {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})}
 	return map[client.Object]cache.ByObject{
-		&corev1.Pod{}: {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
+		&corev1.Node{}: {Transform: slimNode},
+		&corev1.Pod{}:  {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,
 	}
@@ -62,6 +63,17 @@ func slimPod(o any) (any, error) {
 	return pod, nil
 }
 
+// slimNode forgets what is never looked at: the images of a node alone are more
+// than the rest.
+func slimNode(o any) (any, error) {
+	if node, ok := o.(*corev1.Node); ok {
+		node.ManagedFields, node.Annotations = nil, nil
+		node.Spec = corev1.NodeSpec{Unschedulable: node.Spec.Unschedulable, Taints: node.Spec.Taints}
+		node.Status = corev1.NodeStatus{Conditions: node.Status.Conditions}
+	}
+	return o, nil
+}
+
 // SetupWithManager registers the reconciler and what it watches.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	// Status writes do not change the generation, so they do not cause a pass.
@@ -85,7 +97,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	if r.ClusterReads {
 		everyone := handler.EnqueueRequestsFromMapFunc(r.everyDeployment)
 		b = b.Watches(&v1alpha1.GPUProfile{}, everyone, own)
-		b = b.WatchesMetadata(&corev1.Node{}, everyone, builder.WithPredicates(labelsChanged()))
+		b = b.Watches(&corev1.Node{}, everyone, builder.WithPredicates(nodeChanged()))
 	}
 	return b.Complete(r)
 }
@@ -105,11 +117,13 @@ func (r *Reconciler) everyDeployment(ctx context.Context, _ client.Object) []rec
 	return requests
 }
 
-// labelsChanged ignores the heartbeats of nodes.
-func labelsChanged() predicate.Predicate {
+// nodeChanged ignores the heartbeats of nodes.
+func nodeChanged() predicate.Predicate {
 	return predicate.Funcs{
 		UpdateFunc: func(e event.UpdateEvent) bool {
-			return !maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels())
+			was, ok := e.ObjectOld.(*corev1.Node)
+			is, same := e.ObjectNew.(*corev1.Node)
+			return ok && same && (!maps.Equal(was.Labels, is.Labels) || signalOf("", was) != signalOf("", is))
 		},
 	}
 }

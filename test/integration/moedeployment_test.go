@@ -209,6 +209,33 @@ var _ = Describe("A MoEDeployment", func() {
 		Expect(w.get(ctx, name).Status.Instances[0].LastFailure).To(ContainSubstring("Evicted"))
 	})
 
+	It("frees the name of a pod whose node is gone for good, and of no other", func(ctx context.Context) {
+		node := wrappers.Node("lost-"+w.namespace, nil)
+		Expect(k8s.Create(ctx, node)).To(Succeed())
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+		pod := w.pods(ctx, name)["lite-0-eg-1"]
+		Expect(k8s.SubResource("binding").Create(ctx, pod, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: node.Name},
+		})).To(Succeed())
+		serve(ctx)
+		uid := func() types.UID { return w.pods(ctx, name)["lite-0-eg-1"].UID }
+
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
+		Expect(k8s.Status().Update(ctx, node)).To(Succeed())
+		Expect(k8s.Delete(ctx, pod)).To(Succeed()) // as Kubernetes does when the toleration ends
+		w.settle(ctx, name)
+		Expect(uid()).To(Equal(pod.UID), "it may still run there")
+		Expect(w.condition(ctx, name, v1alpha1.ConditionNodesHealthy)).To(And(HavePrefix("False/NodeNotReady"), ContainSubstring(node.Name)))
+
+		Expect(k8s.Delete(ctx, node)).To(Succeed())
+		w.settle(ctx, name)
+		Expect(uid()).NotTo(Equal(pod.UID))
+		Expect(w.pods(ctx, name)).To(HaveLen(5))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionNodesHealthy)).To(HavePrefix("True/"))
+	})
+
 	It("recreates the whole instance if it is told to, after the failure is written down", func(ctx context.Context) {
 		w.create(ctx, wrappers.MoEDeployment(name).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.Policy = v1alpha1.RecoveryRecreateInstance }))
 		serve(ctx)

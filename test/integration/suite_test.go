@@ -29,6 +29,7 @@ import (
 	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/test/env"
+	"github.com/findep/findep-operator/test/wrappers"
 )
 
 var (
@@ -49,6 +50,10 @@ func TestIntegration(t *testing.T) {
 	config = env.Run(t, env.Options{CRDPaths: []string{"../../config/crd/bases"}})
 	var err error
 	if k8s, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+		t.Fatal(err)
+	}
+	// The node that eachPod binds pods to.
+	if err := k8s.Create(t.Context(), wrappers.Node("node1", nil)); err != nil {
 		t.Fatal(err)
 	}
 	RunSpecs(t, "integration")

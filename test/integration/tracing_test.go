@@ -29,7 +29,7 @@ var _ = Describe("Tracing", func() {
 			names = append(names, s.Name)
 			Expect(s.Parent.SpanID()).To(Equal(root.SpanContext.SpanID()), "span %s", s.Name)
 		}
-		Expect(names).To(Equal([]string{"gather", "decide", "history", "secrets", "services", "protection", "engine", "instances", "observe", "nudge", "status"}))
+		Expect(names).To(Equal([]string{"gather", "decide", "history", "secrets", "services", "protection", "engine", "observe", "nodes", "instances", "nudge", "status"}))
 		attributes := map[string]string{}
 		for _, a := range root.Attributes {
 			attributes[string(a.Key)] = a.Value.String()
