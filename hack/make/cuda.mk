@@ -5,7 +5,7 @@
 #
 #   cuda            build/cuda/libfindep_cuda.so for all of CUDA_ARCHES and, as
 #                   PTX, for later GPUs; no GPU and no driver are needed
-#   cuda-install    copies it with cuBLAS, NCCL and their licences, and nothing else
+#   cuda-install    copies it with cuBLASLt, NCCL and their licences, and nothing else
 #                   of the toolkit, to DESTDIR/usr/local/lib/findep: the image's
 #   cuda-resources  registers, spills and shared memory of every kernel against
 #                   kernels/cuda/resources.tsv; cuda-resources-update writes it
@@ -129,7 +129,7 @@ $(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
 CUDA_PREFIX := /usr/local/lib/findep
 cuda-install: $(CUDA_LIBRARY) $(CUDA_NCCL_LIBRARY)
 	install -d $(DESTDIR)$(CUDA_PREFIX)
-	install -m 0644 $(CUDA_LIBRARY) $(CUDA_LIB)/libcublas.so.13 $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_NCCL_LIBRARY) $(DESTDIR)$(CUDA_PREFIX)/
+	install -m 0644 $(CUDA_LIBRARY) $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_NCCL_LIBRARY) $(DESTDIR)$(CUDA_PREFIX)/
 	for info in $(CUDA_WHEELS)/nvidia_cublas-*.dist-info $(CUDA_NCCL)/*.dist-info; do \
 		if [ -d $$info ]; then cp -r $$info $(DESTDIR)$(CUDA_PREFIX)/; fi; done
 
