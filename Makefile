@@ -107,6 +107,10 @@ PERF_FLAGS ?=
 test-perf: ## Measure the operator with 8,000 pods on KWOK nodes (root; docs/benchmarks.md).
 	$(GO) run ./test/perf $(PERF_FLAGS)
 
+.PHONY: test-perf-full
+test-perf-full: ## The same beside a bare client and LeaderWorkerSet, as a table (root; 20 minutes; PERF_REST=10m for a longer rest).
+	GO="$(GO)" hack/perf-full.sh $(PERF_FLAGS)
+
 .PHONY: fuzz
 fuzz: native ## Run every fuzz target for FUZZ_TIME (10s) each.
 	hack/fuzz.sh

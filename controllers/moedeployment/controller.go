@@ -62,6 +62,9 @@ type Reconciler struct {
 	// DisruptionBudgets says whether deployments with more than one instance get
 	// one, NetworkPolicies whether namespaces with deployments do.
 	DisruptionBudgets, NetworkPolicies bool
+	// backlog holds back new instances while pods wait for the scheduler. Set by
+	// SetupWithManager; without it nothing is held back.
+	backlog *backlog
 }
 
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch

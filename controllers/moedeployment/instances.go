@@ -100,6 +100,9 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		}
 		errs = append(errs, r.keepPod(ctx, s, i, in, rank))
 	}
+	if len(i.pods) == 0 {
+		r.backlog.wait(ctx, r.Clock.Now)
+	}
 	made, err := r.createPods(ctx, s, in, missing)
 	// That a new instance gets its pods goes without saying, and a rollout has said
 	// so already.
@@ -159,6 +162,7 @@ func (r *Reconciler) createPod(ctx context.Context, s *scope, wanted *corev1ac.P
 	if err != nil {
 		return false, fmt.Errorf("pod %s: %w", pod.Name, err)
 	}
+	r.backlog.add(pod.UID, r.Clock.Now())
 	return true, nil
 }
 

@@ -81,9 +81,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	// An annotation may override a check.
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
+	r.backlog = &backlog{}
 	b := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.MoEDeployment{}, deployment).
 		Watches(&corev1.Pod{}, children).
+		Watches(&corev1.Pod{}, r.backlog.placing()).
 		Watches(&corev1.Service{}, children).
 		Watches(&corev1.Service{}, namespaceOf()).
 		Watches(&corev1.Secret{}, children).

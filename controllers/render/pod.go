@@ -120,7 +120,9 @@ func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 		// UID lets a restarted container take its own rank back at once.
 		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket,
 			"--advertise-host", "$(POD_IP)", "--pod-uid", "$(POD_UID)").
-		WithPorts(port("metrics", plan.MetricsPort), port("control", plan.ControlPort), port("data", plan.DataPort)).
+		// Only what monitors refer to by name: with every change of its pods, the API
+		// server goes through all of their fields.
+		WithPorts(port("metrics", plan.MetricsPort)).
 		WithResources(runtimeResources(in, rank, group)).
 		WithReadinessProbe(probe("/readyz", plan.MetricsPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
 		// Loading weights may take minutes without answering late; a process that

@@ -88,10 +88,10 @@ func (p *planner) evaluate(split solver.Split) (outcome, error) {
 	prefill.Options.Limits.SamplesInFlight = inFlight
 	decode.Options.Limits.SamplesInFlight = inFlight
 	var err error
-	if o.prefill, err = solver.SolveModel(&prefill, split, p.policy); err != nil {
+	if o.prefill, err = solved.solve(&prefill, split, p.policy); err != nil {
 		return o, err
 	}
-	if o.decode, err = solver.SolveModel(&decode, split, p.policy); err != nil {
+	if o.decode, err = solved.solve(&decode, split, p.policy); err != nil {
 		return o, err
 	}
 	for _, c := range []struct {

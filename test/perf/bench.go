@@ -22,7 +22,8 @@ import (
 type settings struct {
 	groups, pods, nodes int
 	rest                time.Duration
-	restart, roll, gang bool
+	restart, roll       bool
+	gang, topology      bool
 	keep, check         bool
 	limit               time.Duration
 	managerArgs         []string

@@ -81,9 +81,12 @@ func (s *findep) start(ctx context.Context, b *bench) (err error) {
 
 func (s *findep) apply(ctx context.Context, b *bench, i int) error {
 	attention := int32(b.pods * 3 / 8)
-	gang := v1alpha1.GangRequired
+	placement := v1alpha1.PlacementSpec{Gang: v1alpha1.GangRequired}
 	if !b.gang {
-		gang = v1alpha1.GangOff
+		placement.Gang = v1alpha1.GangOff
+	}
+	if !b.topology {
+		placement.Topology.Instance = v1alpha1.TopologyNone
 	}
 	return b.client.Create(ctx, &v1alpha1.MoEDeployment{
 		ObjectMeta: metav1.ObjectMeta{Name: groupName(i), Namespace: namespace},
@@ -92,7 +95,7 @@ func (s *findep) apply(ctx context.Context, b *bench, i int) error {
 				Name: "deepseek-ai/DeepSeek-V2-Lite", Source: v1alpha1.ModelSource{URI: "oci://localhost/weights:1"},
 				MaxContextTokens: 4096,
 			},
-			Placement: v1alpha1.PlacementSpec{Gang: gang},
+			Placement: placement,
 			GPUs:      v1alpha1.GPUSpec{Attention: attention, Expert: int32(b.pods) - attention},
 		},
 	})

@@ -38,12 +38,13 @@ func command() *cobra.Command {
 	var set settings
 	var names []string
 	var out string
+	var table bool
 	c := &cobra.Command{
 		Use:          "perf",
 		Short:        "Measure the operator, and others, at scale",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true, SilenceErrors: true,
-		RunE: func(c *cobra.Command, _ []string) error { return run(c.Context(), names, set, out) },
+		RunE: func(c *cobra.Command, _ []string) error { return run(c.Context(), names, set, out, table) },
 	}
 	f := c.Flags()
 	f.StringSliceVar(&names, "subject", []string{"bare", "findep"}, "what to measure, in this order: "+strings.Join(slices.Sorted(maps.Keys(subjects)), ", "))
@@ -51,6 +52,7 @@ func command() *cobra.Command {
 	f.IntVar(&set.pods, "pods", 16, "pods of each")
 	f.IntVar(&set.nodes, "nodes", 1000, "number of nodes, with 8 GPUs each")
 	f.BoolVar(&set.gang, "gang", true, "let the operator place each instance as a gang")
+	f.BoolVar(&set.topology, "topology", true, "let the operator prefer one rack for each instance, as it does by default")
 	f.DurationVar(&set.rest, "rest", time.Minute, "how long to watch the operator at rest; 0 leaves this out")
 	f.BoolVar(&set.restart, "restart", true, "restart the manager")
 	f.BoolVar(&set.roll, "roll", true, "roll all pods")
@@ -62,10 +64,11 @@ func command() *cobra.Command {
 	f.BoolVar(&set.check, "check", false, "fail if the operator is worse than what ranges.yaml records")
 	f.BoolVar(&set.keep, "keep", false, "keep the folder with the logs")
 	f.StringVar(&out, "out", "", "file for the results as JSON")
+	f.BoolVar(&table, "table", false, "print the results as a table in Markdown")
 	return c
 }
 
-func run(ctx context.Context, names []string, set settings, out string) error {
+func run(ctx context.Context, names []string, set settings, out string, table bool) error {
 	if !inside() {
 		return enter(ctx)
 	}
@@ -95,15 +98,27 @@ func run(ctx context.Context, names []string, set settings, out string) error {
 		}
 		results = append(results, r)
 	}
+	return report(results, out, table)
+}
+
+// report writes the results to a file or prints them, as JSON or as a table.
+func report(results []*result, out string, table bool) error {
 	b, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
 	}
-	if out == "" {
-		_, err = fmt.Println(string(b))
-		return err
+	if table {
+		if err := markdown(os.Stdout, results); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(out, append(b, '\n'), 0o644)
+	if out != "" {
+		return os.WriteFile(out, append(b, '\n'), 0o644)
+	}
+	if !table {
+		_, err = fmt.Println(string(b))
+	}
+	return err
 }
 
 // repository finds the folder with go.mod.

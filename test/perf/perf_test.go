@@ -61,3 +61,24 @@ func TestRangesCatchAStepBack(t *testing.T) {
 		t.Errorf("an unknown figure: %v, want the names of the known ones", err)
 	}
 }
+
+func TestResultsMakeATable(t *testing.T) {
+	bare := &result{Subject: "bare", Groups: 10, PodsPerGroup: 16, RunningSeconds: 2, PodsPerSecond: 80, WritesPerPod: 1}
+	findep := &result{
+		Subject: "findep", Groups: 10, PodsPerGroup: 16, CreatedSeconds: 3, RunningSeconds: 4, PodsPerSecond: 40, AvailableSeconds: 5,
+		WritesPerPod: 1.25, Create: spending{usage: usage{CPUSeconds: 2, PeakMiB: 64}},
+		Rest: &spending{Seconds: 60, Reconciles: 7}, Restart: &spending{Seconds: 1.5}, Roll: &spending{Seconds: 9, Writes: 320},
+	}
+	var out strings.Builder
+	if err := markdown(&out, []*result{bare, findep}); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	want := []string{
+		"| bare | 160 | 0.0 | 2.0 | 80.0 | 1.00 |  | 1.00 |  |  |  |  |  |",
+		"| findep | 160 | 3.0 | 4.0 | 40.0 | 0.50 | 5.0 | 1.25 | 2.0 | 64 | 0 writes, 7 passes in 60 s | 0 writes, 0 passes, 1.5 s | 9.0 s, 2.00 writes per pod |",
+	}
+	if diff := cmp.Diff(want, lines[2:]); diff != "" {
+		t.Error(diff)
+	}
+}
