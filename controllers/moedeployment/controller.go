@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -100,7 +101,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 	defer func() {
 		s.describe(ctx)
 		err = errors.Join(err, r.traced(ctx, s, "status", r.finish))
-		result = ctrl.Result{RequeueAfter: s.requeueAfter}
+		result = ctrl.Result{RequeueAfter: s.requeueAfter, Priority: ptr.To(priorityOfKnown)}
 		if err != nil {
 			result = ctrl.Result{}
 		}

@@ -8,7 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -22,21 +24,32 @@ const gatherDelay = time.Second
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
+// priorityOfKnown is that of passes over what has pods already: they go before
+// the first passes over new deployments, which have 0. Many of those at once would
+// otherwise keep everybody from a status, and from repairs, until all have pods.
+const priorityOfKnown = 1
+
 // gathering passes on what happens to children: bad news at once, the rest
 // gathered.
 type gathering struct{ handler.EventHandler }
 
 // Create implements handler.EventHandler.
 func (g gathering) Create(ctx context.Context, e event.CreateEvent, q queue) {
-	g.EventHandler.Create(ctx, e, gathered{q})
+	g.EventHandler.Create(ctx, e, ordered{queue: q, after: gatherDelay})
 }
 
 // Update implements handler.EventHandler.
 func (g gathering) Update(ctx context.Context, e event.UpdateEvent, q queue) {
-	if !urgent(e.ObjectOld, e.ObjectNew) {
-		q = gathered{q}
+	o := ordered{queue: q, after: gatherDelay, priority: ptr.To(priorityOfKnown)}
+	if urgent(e.ObjectOld, e.ObjectNew) {
+		o.after = 0
 	}
-	g.EventHandler.Update(ctx, e, q)
+	g.EventHandler.Update(ctx, e, o)
+}
+
+// Delete implements handler.EventHandler.
+func (g gathering) Delete(ctx context.Context, e event.DeleteEvent, q queue) {
+	g.EventHandler.Delete(ctx, e, ordered{queue: q, priority: ptr.To(priorityOfKnown)})
 }
 
 // urgent says that a pod failed or is on its way out, which it was not before.
@@ -49,8 +62,18 @@ func urgent(before, after client.Object) bool {
 	return terminating(is) && !terminating(was) || podFailures(is) > podFailures(was) || ready(was) && !ready(is)
 }
 
-// gathered is a queue whose additions wait.
-type gathered struct{ queue }
+// ordered is a queue whose additions wait and have a priority.
+type ordered struct {
+	queue
+	after    time.Duration
+	priority *int
+}
 
 // Add implements workqueue.TypedInterface.
-func (g gathered) Add(r reconcile.Request) { g.AddAfter(r, gatherDelay) }
+func (o ordered) Add(r reconcile.Request) {
+	if q, ok := o.queue.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+		q.AddWithOpts(priorityqueue.AddOpts{After: o.after, Priority: o.priority}, r)
+		return
+	}
+	o.AddAfter(r, o.after)
+}
