@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -26,6 +27,10 @@ import (
 // that, which could hold up the deletion of a namespace. A MoEDeployment that is
 // made at that moment may find the objects there and see them go afterwards:
 // their deletion brings about another pass, and so do its own pods.
+
+// sharing keeps passes over several new deployments, none of which finds the
+// objects, from all making them.
+var sharing sync.Mutex
 
 // sharedObject is one of the objects, and whether there is to be one.
 type sharedObject struct {
@@ -61,6 +66,8 @@ func (r *Reconciler) share(ctx context.Context, namespace string, o sharedObject
 	case !o.enabled:
 		return client.IgnoreNotFound(err)
 	case apierrors.IsNotFound(err):
+		sharing.Lock()
+		defer sharing.Unlock()
 		// The cache may lag, and does not know what is somebody else's.
 		err = r.Reader.Get(ctx, key, o.live)
 	}

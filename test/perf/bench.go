@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -125,8 +126,13 @@ func watchGroups(ctx context.Context, b *bench, s subject) (*groupWatch, error) 
 	if err != nil {
 		return nil, err
 	}
-	mapping, err := b.client.RESTMapper().RESTMapping(kind.GroupKind(), kind.Version)
-	if err != nil {
+	// A large definition takes the API server a moment to serve.
+	var mapping *meta.RESTMapping
+	if _, err := until(ctx, kind.Kind+" is served", time.Minute, b.plane.alive, func() (bool, string) {
+		var err error
+		mapping, err = b.client.RESTMapper().RESTMapping(kind.GroupKind(), kind.Version)
+		return err == nil, fmt.Sprint(err)
+	}); err != nil {
 		return nil, err
 	}
 	resource := c.Resource(mapping.Resource).Namespace(namespace)
