@@ -119,14 +119,9 @@ func (o *calibrateOptions) validate() (func(*calibration, io.Writer, io.Writer) 
 		return nil, errors.New("give one of --model, --shape and --model-name: its layer is what is measured")
 	case o.dtype != "f32" && o.dtype != "bf16":
 		return nil, fmt.Errorf("--dtype is %q; use f32 or bf16", o.dtype)
-	case o.pointMilliseconds < 1 || o.pointMilliseconds > 60_000:
-		return nil, fmt.Errorf("--point-milliseconds is %d; use 1 to 60000", o.pointMilliseconds)
 	}
-	if o.backend == native.CUDA && o.budget == 0 {
-		o.budget = defaultGPUBudget
-	}
-	if o.budget != 0 && (o.budget < time.Second || o.budget > time.Hour) {
-		return nil, fmt.Errorf("--budget is %v; use 1s to 1h", o.budget)
+	if err := o.validateTimes(); err != nil {
+		return nil, err
 	}
 	if err := o.validateNames(); err != nil {
 		return nil, err
@@ -146,6 +141,20 @@ func (o *calibrateOptions) validate() (func(*calibration, io.Writer, io.Writer) 
 		return func(c *calibration, out, _ io.Writer) error { return c.table(out) }, nil
 	}
 	return nil, fmt.Errorf("--output is %q; use yaml, json or table", o.output)
+}
+
+// validateTimes checks what bounds the sizes, and sets the budget's default.
+func (o *calibrateOptions) validateTimes() error {
+	if o.backend == native.CUDA && o.budget == 0 {
+		o.budget = defaultGPUBudget
+	}
+	switch {
+	case o.pointMilliseconds < 1 || o.pointMilliseconds > 60_000:
+		return fmt.Errorf("--point-milliseconds is %d; use 1 to 60000", o.pointMilliseconds)
+	case o.budget != 0 && (o.budget < time.Second || o.budget > time.Hour):
+		return fmt.Errorf("--budget is %v; use 1s to 1h", o.budget)
+	}
+	return nil
 }
 
 // validateNames checks what ends up in the metadata of an object.

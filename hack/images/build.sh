@@ -111,7 +111,7 @@ look() {
       ;;
   esac
   go -C hack/images run ./sbom --root "$root" --name "$prefix/$1" --version "$version" --output "$PWD/$out/$1.cdx.json"
-  step "$1: $(du -sm "$root" | cut -f1) MB, $(grep -c '"bom-ref"' "$out/$1.cdx.json") components in $out/$1.cdx.json"
+  step "$1: $(du -sm "$root" | cut -f1) MB, $(grep -c '"findep:foundIn"' "$out/$1.cdx.json") components in $out/$1.cdx.json"
   b umount "$container" >/dev/null
   b rm "$container" >/dev/null
 }

@@ -130,7 +130,7 @@ func (m *Monitor) watch(ctx context.Context) error {
 	if err := start(m.lib); err != nil {
 		return err
 	}
-	defer m.lib.Shutdown()
+	defer func() { _ = m.lib.Shutdown() }()
 	handles, err := open(m.lib)
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (m *Monitor) watch(ctx context.Context) error {
 	}
 	set, noEvents := m.register(handles)
 	if set != nil {
-		defer set.Free()
+		defer func() { _ = set.Free() }()
 	}
 	for ctx.Err() == nil {
 		for i, d := range handles {
@@ -186,7 +186,7 @@ func (m *Monitor) register(handles []nvml.Device) (nvml.EventSet, string) {
 		}
 	}
 	if registered == 0 {
-		set.Free()
+		_ = set.Free()
 		set = nil
 	}
 	if refused != nil {

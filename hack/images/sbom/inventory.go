@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"debug/buildinfo"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -156,7 +157,7 @@ func wheel(path, where string) ([]cdx.Component, error) {
 func header(text []byte) (textproto.MIMEHeader, error) {
 	text = append(bytes.TrimSpace(text), "\n\n"...)
 	fields, err := textproto.NewReader(bufio.NewReader(bytes.NewReader(text))).ReadMIMEHeader()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return fields, err
