@@ -28,7 +28,7 @@ ARG VERSION
 RUN make build-native native-credits VERSION=${VERSION} DESTDIR=/out
 
 # Neither a GPU nor a driver is needed to build. The toolkit stays behind: only
-# the library, cuBLAS and NCCL go on.
+# the library, cuBLASLt and NCCL go on.
 FROM source AS build-cuda
 ARG CUDA_ARCHES="80 86 89 90a 100"
 RUN make -f hack/make/cuda.mk cuda cuda-install CUDA_ARCHES="${CUDA_ARCHES}" DESTDIR=/out
