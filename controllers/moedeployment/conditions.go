@@ -191,7 +191,7 @@ func (s *scope) available(views []instanceView) verdict {
 			return v
 		}
 	}
-	return no(first.reason, fmt.Sprintf("Instance %d of %d: %s", first.index, len(views), first.message))
+	return no(first.reason, fmt.Sprintf("Instance %d: %s", first.index, first.message))
 }
 
 // nothingMade says why no pods are made, if there is a reason.
