@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -81,15 +82,29 @@ func TestWorldRanks(t *testing.T) {
 	}
 }
 
-// freePort is the first of some ports in a row that nobody has.
-func freePort(t *testing.T) int {
+// freePorts is the first of the ports that a world listens on, all free and below
+// those that the kernel gives to connections, which other tests make meanwhile.
+func freePorts(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		first := 20000 + rand.IntN(12000)
+		if free(first, 10) && free(first+100, 10) {
+			return first
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free ports between 20000 and 32000")
+	return 0
+}
+
+func free(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return false
+		}
+		_ = l.Close()
+	}
+	return true
 }
 
 // start starts a rank as run does, without the API server, and sends how it ended
@@ -137,7 +152,7 @@ func TestWorldFormsWhenTheLastRankComes(t *testing.T) {
 		plugin         string
 	}{"older plugin": {2, 1, "0.26"}, "newer plugin": {3, 2, "0.30"}} {
 		t.Run(name, func(t *testing.T) {
-			port := freePort(t)
+			port := freePorts(t)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			rank := func(role string, n int) (chan error, <-chan struct{}, func()) {
@@ -176,7 +191,7 @@ func TestWorldFormsWhenTheLastRankComes(t *testing.T) {
 // TestRankStopsWhileItWaits: told to stop, it does not sit out its pod's grace.
 func TestRankStopsWhileItWaits(t *testing.T) {
 	t.Setenv("VLLM_HOST_IP", "127.0.0.1")
-	port := freePort(t)
+	port := freePorts(t)
 	start(t.Context(), t, commandLine("ffn", 0, 2, 1, port))
 	waiting, _, leave := start(t.Context(), t, commandLine("attention", 0, 2, 1, port))
 	time.Sleep(50 * time.Millisecond)
@@ -188,7 +203,7 @@ func TestRankStopsWhileItWaits(t *testing.T) {
 
 func TestFirstRankRefuses(t *testing.T) {
 	t.Setenv("VLLM_HOST_IP", "127.0.0.1")
-	port := freePort(t)
+	port := freePorts(t)
 	start(t.Context(), t, commandLine("ffn", 0, 2, 1, port))
 	start(t.Context(), t, commandLine("attention", 0, 2, 1, port))
 	other, _, _ := start(t.Context(), t, append(commandLine("attention", 1, 2, 1, port), "--dbo-decode-token-threshold=7"))
