@@ -219,7 +219,7 @@ func (o *runOptions) localOptions(progress io.Writer) (local.Options, error) {
 		options.MaxContextTokens = defaultContext
 	}
 	if o.verbose {
-		options.Log = progress
+		options.Log = &lastLines{show: progress}
 	}
 	return options, nil
 }
