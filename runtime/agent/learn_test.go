@@ -186,7 +186,7 @@ func TestPlannerLeavesAPlanThatIsMuchWorse(t *testing.T) {
 	w := newWorld(t)
 	shape := prompts(8, 256)
 	uncut := whole(shape, w.in)
-	w.planner.last[prefill] = uncut
+	w.planner.last[prefill] = planned{shape, uncut}
 	c, _ := w.step(shape, 0)
 	slow, fast := w.planner.predict(w.machine, shape, uncut, w.in), w.planner.predict(w.machine, shape, c.plan, w.in)
 	if c.plan == uncut || fast > 0.97*slow {
@@ -199,7 +199,7 @@ func TestHysteresisIsThreePercent(t *testing.T) {
 	w := newWorld(t)
 	shape := prompts(8, 256)
 	before := whole(shape, w.in)
-	w.planner.last[prefill] = before
+	w.planner.last[prefill] = planned{shape, before}
 	kept := w.planner.evaluate(shape, before, w.in)
 	other := before
 	other.R2 = 2
@@ -207,6 +207,33 @@ func TestHysteresisIsThreePercent(t *testing.T) {
 		c := choice{plan: other, predicted: kept.predicted * (1 - gain)}
 		if got := w.planner.settle(c, shape, w.in); got.plan != want {
 			t.Errorf("a gain of %.0f %% led to %s, want %s", 100*gain, got.plan, want)
+		}
+	}
+}
+
+// TestOtherTrafficTakesItsOwnPlan: the hysteresis is between steps of one kind of
+// traffic, up to twice the samples or tokens.
+func TestOtherTrafficTakesItsOwnPlan(t *testing.T) {
+	w := newWorld(t)
+	shape := prompts(8, 256)
+	best := w.planner.choose(shape, w.in)
+	before := best.plan
+	before.R2 = 2
+	if before == best.plan {
+		before.R2 = 3
+	}
+	slower := w.planner.evaluate(shape, before, w.in)
+	best.predicted = slower.predicted * 0.98
+	for name, tc := range map[string]struct {
+		last batchShape
+		want plan.Plan
+	}{
+		"the same": {shape, before}, "half the tokens": {prompts(8, 128), before}, "twice the samples": {prompts(16, 256), before},
+		"fewer tokens": {prompts(8, 120), best.plan}, "more samples": {prompts(17, 256), best.plan}, "one long prompt": {prompts(1, 2048), best.plan},
+	} {
+		w.planner.last[prefill] = planned{tc.last, before}
+		if got := w.planner.settle(best, shape, w.in); got.plan != tc.want {
+			t.Errorf("after %s: %s, want %s", name, got.plan, tc.want)
 		}
 	}
 }

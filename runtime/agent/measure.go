@@ -19,6 +19,9 @@ import (
 // warms caches and buffers; the median counts.
 const measureRepeats = 3
 
+// mostPlans is the number of plans that one workload runs under, at most.
+const mostPlans = 4
+
 // minStage is the shortest time, in milliseconds, whose relative error counts;
 // clocks and scheduling say nothing about shorter ones.
 const minStage = 1e-3
@@ -42,7 +45,7 @@ var (
 func (l *leader) fits(w workload) bool {
 	length := w.tokens
 	if w.cached > 0 {
-		length = w.cached + (measureRepeats+1)*w.tokens
+		length = w.cached + mostPlans*w.tokens
 	}
 	blocks := (length + l.limits.blockTokens - 1) / l.limits.blockTokens
 	return length <= l.limits.maxContext && w.sequences*max(w.cached, w.tokens) <= l.limits.maxStepTokens &&
@@ -63,11 +66,19 @@ type point struct {
 	steps int
 }
 
+// series is one workload, the plans that it runs under and, for each of them, what
+// its runs measured.
+type series struct {
+	workload
+	plans []plan.Plan
+	runs  [][]point
+}
+
 // warmUp measures the points of one epoch.
 type warmUp struct {
 	leader *leader
 	epoch  uint64
-	points []point
+	series []*series
 	// longest is the longest prompt measured, tokenTime what one of its tokens
 	// took.
 	longest   int
@@ -77,39 +88,36 @@ type warmUp struct {
 // measure runs workloads with nothing overlapped, so that every task's time is
 // its own, then some with overlap, where tasks disturb each other: sending and
 // receiving take time from the kernels of the same cores. It fits the stage
-// models to both.
+// models to both. After a first run of each, which warms caches and buffers, all
+// are run in turns: something else that takes the cores for a while then spoils
+// one of the three runs of many points, and their medians leave it out, where it
+// would spoil all three runs of a few.
 func (l *leader) measure(ctx context.Context, epoch uint64) error {
 	m := warmUp{leader: l, epoch: epoch}
-	for _, w := range small {
-		if err := m.add(ctx, w, sequential(w)); err != nil {
-			return err
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	for range measureRepeats {
+		for _, s := range m.series {
+			measured, err := m.run(ctx, s)
+			if err != nil {
+				return err
+			}
+			for i := range s.plans {
+				s.runs[i] = append(s.runs[i], measured[i])
+			}
 		}
 	}
-	end := time.Now().Add(l.warmUpBudget)
-	for _, w := range large {
-		// A longer prompt takes more per token, because of attention, but not by
-		// much at these lengths.
-		if time.Until(end) < (measureRepeats+1)*time.Duration(w.tokens)*m.tokenTime {
-			break
-		}
-		if err := m.add(ctx, w, sequential(w)); err != nil {
-			return err
+	var points []point
+	for _, s := range m.series {
+		for _, runs := range s.runs {
+			points = append(points, medians(runs))
 		}
 	}
-	end = time.Now().Add(l.warmUpBudget)
-	for _, c := range m.overlapped() {
-		// Classes with too few points are fitted to those of their phase.
-		if time.Now().After(end) {
-			break
-		}
-		if err := m.add(ctx, c.workload, c.plan); err != nil {
-			return err
-		}
-	}
-	if len(m.points) == 0 {
+	if len(points) == 0 {
 		return fmt.Errorf("no workload fits: the context is %d tokens, a step takes %d", l.limits.maxContext, l.limits.maxStepTokens)
 	}
-	l.planner.start(m.points, l.config.current.Load())
+	l.planner.start(points, l.config.current.Load())
 	return nil
 }
 
@@ -121,59 +129,104 @@ func sequential(w workload) plan.Plan {
 	return plan.Plan{Policy: plan.Sequential, MicroBatchSize: w.sequences, R1: 1, R2: 1, Order: plan.ASAS, Chunks: 1}
 }
 
-// calibration is a step with overlap.
-type calibration struct {
-	workload workload
-	plan     plan.Plan
-}
-
-// overlapped are steps that cut the longest prompt, as many tokens in four
-// prompts, and a decode step in various ways: few long tasks and many short
-// ones.
-func (m *warmUp) overlapped() []calibration {
-	cut := func(w workload, r1, r2, chunks int) calibration {
-		return calibration{w, plan.Plan{
-			Policy: plan.FinDEP, MicroBatchSize: w.sequences / r1, R1: r1, R2: r2, Order: plan.ASAS, Chunks: chunks,
-		}}
+// begin runs everything once and keeps what all runs of it have time for.
+func (m *warmUp) begin(ctx context.Context) error {
+	for _, w := range small {
+		if _, err := m.add(ctx, w, sequential(w)); err != nil {
+			return err
+		}
 	}
-	one, four := workload{1, 0, m.longest}, workload{4, 0, m.longest / 4}
-	tokens := workload{16, 64, 1}
-	return []calibration{
-		cut(tokens, 2, 1, 1), cut(tokens, 2, 2, 1), cut(tokens, 4, 2, 1),
-		cut(four, 2, 4, 1), cut(four, 4, 1, 1), cut(one, 1, 8, 1), cut(one, 1, 4, 4), cut(one, 1, 2, 1), cut(one, 1, 1, 2),
+	left := m.leader.warmUpBudget
+	for _, w := range large {
+		// A longer prompt takes more per token, because of attention, but not by
+		// much at these lengths.
+		if left < (measureRepeats+1)*time.Duration(w.tokens)*m.tokenTime {
+			break
+		}
+		took, err := m.add(ctx, w, sequential(w))
+		if err != nil {
+			return err
+		}
+		left -= (measureRepeats + 1) * took
 	}
-}
-
-// add measures one workload under one plan; what does not fit is left out.
-func (m *warmUp) add(ctx context.Context, w workload, p plan.Plan) error {
-	if w.tokens == 0 || !m.leader.fits(w) {
-		return nil
-	}
-	repeats, err := m.repeat(ctx, w, p)
-	if err != nil {
-		return fmt.Errorf("%d sequences of %d tokens, %s: %w", w.sequences, w.tokens, p, err)
-	}
-	merged := medians(repeats)
-	m.points = append(m.points, merged)
-	if p.Policy == plan.Sequential && w.sequences == 1 && w.tokens > m.longest {
-		m.longest = w.tokens
-		m.tokenTime = time.Duration(merged.measured*float64(time.Millisecond)) / time.Duration(w.tokens)
+	left = m.leader.warmUpBudget
+	for _, s := range m.overlapped() {
+		// Classes with too few points are fitted to those of their phase.
+		if left <= 0 {
+			break
+		}
+		took, err := m.add(ctx, s.workload, s.plans...)
+		if err != nil {
+			return err
+		}
+		left -= (measureRepeats + 1) * took
 	}
 	return nil
 }
 
-// repeat runs a workload once to warm up and then measureRepeats times. What is
-// to be cached is computed once: each run goes on where the one before ended.
-func (m *warmUp) repeat(ctx context.Context, w workload, p plan.Plan) ([]point, error) {
-	l := m.leader
+// overlapped are steps that cut a decode step, as many tokens as the longest
+// prompt has in four prompts, and that prompt in various ways: few long tasks
+// and many short ones.
+func (m *warmUp) overlapped() []series {
+	cut := func(w workload, r1, r2, chunks int) plan.Plan {
+		return plan.Plan{Policy: plan.FinDEP, MicroBatchSize: w.sequences / r1, R1: r1, R2: r2, Order: plan.ASAS, Chunks: chunks}
+	}
+	one, four := workload{1, 0, m.longest}, workload{4, 0, m.longest / 4}
+	tokens := workload{16, 64, 1}
+	return []series{
+		{workload: tokens, plans: []plan.Plan{cut(tokens, 2, 1, 1), cut(tokens, 2, 2, 1), cut(tokens, 4, 2, 1)}},
+		{workload: four, plans: []plan.Plan{cut(four, 2, 4, 1), cut(four, 4, 1, 1)}},
+		{workload: one, plans: []plan.Plan{cut(one, 1, 8, 1), cut(one, 1, 4, 4), cut(one, 1, 2, 1), cut(one, 1, 1, 2)}},
+	}
+}
+
+// add runs a workload once under each plan and keeps them for further runs; what
+// does not fit is left out. It returns how long they took.
+func (m *warmUp) add(ctx context.Context, w workload, plans ...plan.Plan) (time.Duration, error) {
+	if w.tokens == 0 || !m.leader.fits(w) {
+		return 0, nil
+	}
+	start := time.Now()
+	first := series{workload: w, plans: plans}
+	measured, err := m.run(ctx, &first)
+	if err != nil {
+		return 0, err
+	}
+	if plans[0].Policy == plan.Sequential && w.sequences == 1 && w.tokens > m.longest {
+		m.longest = w.tokens
+		m.tokenTime = time.Duration(measured[0].measured*float64(time.Millisecond)) / time.Duration(w.tokens)
+	}
+	s := m.of(w)
+	s.plans = append(s.plans, plans...)
+	s.runs = append(s.runs, make([][]point, len(plans))...)
+	return time.Since(start), nil
+}
+
+// of is the series of a workload. All plans that it runs under are of one series,
+// so that what it has cached is computed once for all.
+func (m *warmUp) of(w workload) *series {
+	for _, s := range m.series {
+		if s.workload == w {
+			return s
+		}
+	}
+	s := &series{workload: w}
+	m.series = append(m.series, s)
+	return s
+}
+
+// run runs a workload once under each of its plans. With something cached each
+// goes on where the one before ended.
+func (m *warmUp) run(ctx context.Context, s *series) ([]point, error) {
+	l, w := m.leader, s.workload
 	if w.cached > 0 {
 		cached := l.warmUpPieces(w.sequences, 0, w.cached, agentpb.LogitsMode_LOGITS_NONE)
 		if _, _, err := l.execute(m.epoch, m.step(w, sequential(w)), cached, nil); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%d sequences of %d tokens: %w", w.sequences, w.cached, err)
 		}
 	}
-	var points []point
-	for i := range measureRepeats + 1 {
+	points := make([]point, len(s.plans))
+	for i, p := range s.plans {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -181,21 +234,19 @@ func (m *warmUp) repeat(ctx context.Context, w workload, p plan.Plan) ([]point, 
 		if w.cached > 0 {
 			start += i * w.tokens
 		}
-		measured, err := l.measurePoint(m.epoch, l.warmUpPieces(w.sequences, start, w.tokens, agentpb.LogitsMode_LOGITS_LAST), m.step(w, p))
+		var err error
+		points[i], err = l.measurePoint(m.epoch, l.warmUpPieces(w.sequences, start, w.tokens, agentpb.LogitsMode_LOGITS_LAST), m.step(w, p))
+		if err == nil && (w.cached == 0 || i == len(s.plans)-1) {
+			err = l.releaseWarmUp(m.epoch, w)
+		}
+		if err == nil && points[i].kind == (point{}).kind {
+			err = errUntimed
+		}
 		if err != nil {
-			return nil, err
-		}
-		points = append(points, measured)
-		if w.cached == 0 || i == measureRepeats {
-			if err := l.releaseWarmUp(m.epoch, w); err != nil {
-				return nil, err
-			}
-		}
-		if measured.kind == (point{}).kind {
-			return nil, errUntimed
+			return nil, fmt.Errorf("%d sequences of %d tokens, %s: %w", w.sequences, w.tokens, p, err)
 		}
 	}
-	return points[1:], nil
+	return points, nil
 }
 
 // step is what a workload takes by what its tokens took so far, so that a slow

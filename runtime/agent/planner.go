@@ -25,6 +25,12 @@ type choice struct {
 	exposed float64
 }
 
+// planned is a batch and the plan that it ran under.
+type planned struct {
+	shape batchShape
+	plan  plan.Plan
+}
+
 // planner chooses the plan of each step: it makes a stage-form problem from
 // the batch and the measured stages and has it solved, once per shape.
 type planner struct {
@@ -38,8 +44,8 @@ type planner struct {
 	fixed  map[phase]plan.Plan // with resolve AtStart
 	memoOf *plan.Instance      // the configuration the memo was made for
 	solves map[phase]uint64
-	// last is the plan of the last step of each phase.
-	last    map[phase]plan.Plan
+	// last is the last step of each phase.
+	last    map[phase]planned
 	learner learner
 }
 
@@ -48,7 +54,7 @@ type planner struct {
 const hysteresis = 0.03
 
 func newPlanner(m *model.Shape, log *slog.Logger, metrics *metrics) *planner {
-	return &planner{model: m, log: log, metrics: metrics, solves: map[phase]uint64{}, last: map[phase]plan.Plan{}, learner: newLearner()}
+	return &planner{model: m, log: log, metrics: metrics, solves: map[phase]uint64{}, last: map[phase]planned{}, learner: newLearner()}
 }
 
 // start takes the warm-up's points as the first thing predictions rest on.
@@ -96,7 +102,7 @@ func (p *planner) choose(shape batchShape, in *plan.Instance) choice {
 	if p.stages != nil {
 		c = p.settle(p.evaluate(shape, chosen, in), shape, in)
 	}
-	p.last[shape.phase()] = c.plan
+	p.last[shape.phase()] = planned{shape, c.plan}
 	return c
 }
 
@@ -115,10 +121,13 @@ func (p *planner) evaluate(shape batchShape, chosen plan.Plan, in *plan.Instance
 
 // settle stays with the plan of the step before unless the new one is better by
 // more than the hysteresis. The old plan must be allowed still, and suit the batch:
-// as many micro-batches as it fills.
+// as many micro-batches as it fills. Traffic of another kind takes the plan that is
+// solved for it: a change made once cannot flap, and predictions of a plan on very
+// different work are less exact than the hysteresis.
 func (p *planner) settle(c choice, shape batchShape, in *plan.Instance) choice {
-	before, ok := p.last[shape.phase()]
-	if !ok || before == c.plan || in.Schedule.Fixed != nil || before.Policy != in.Schedule.Policy ||
+	last, ok := p.last[shape.phase()]
+	before := last.plan
+	if !ok || before == c.plan || !shape.alike(last.shape) || in.Schedule.Fixed != nil || before.Policy != in.Schedule.Policy ||
 		(in.Schedule.Order != plan.OrderAuto && before.Order != in.Schedule.Order) ||
 		(in.Schedule.Chunks != "Auto" && before.Chunks > 1) {
 		return c

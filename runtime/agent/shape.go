@@ -57,6 +57,13 @@ func (s batchShape) pairsPerSample() float64 {
 	return float64(s.pairs) / math.Max(1, float64(s.samples))
 }
 
+// alike tells whether two batches are of one kind of traffic: neither their samples
+// nor the new tokens of each differ by more than a factor of two.
+func (s batchShape) alike(o batchShape) bool {
+	near := func(a, b float64) bool { return a <= 2*b && b <= 2*a }
+	return near(float64(s.samples), float64(o.samples)) && near(s.tokensPerSample(), o.tokensPerSample())
+}
+
 // shapeKey identifies shapes that share a plan. Tokens and pairs are rounded to
 // steps of about a fifth, so that decode steps of growing context mostly hit
 // the memo.
