@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"unsafe"
 
@@ -76,6 +77,9 @@ func load(path string) (*C.findep_backend, error) {
 	}
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
+	// The reason of a failure is kept for the thread that called.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	handle := C.dlopen(name, C.RTLD_NOW|C.RTLD_LOCAL)
 	if handle == nil {
 		return nil, fmt.Errorf("%w: %s; install it, or name it in %s", ErrNoLibrary, C.GoString(C.dlerror()), LibraryVariable)
