@@ -11,6 +11,8 @@ ARG VERSION=dev
 ARG REVISION=unknown
 
 FROM ${GO_IMAGE} AS source
+# Where all build stages keep what lasts; hack/images/build.sh mounts its own there.
+ENV GOMODCACHE=/cache/go-mod GOCACHE=/cache/go-build FINDEP_CACHE=/cache/findep
 WORKDIR /src
 # Modules first: they change less often than the source, so this layer lasts.
 COPY go.mod go.sum ./

@@ -64,8 +64,8 @@ build() {
   fi
   step "Building $1"
   b build --format oci --target "$1" -t "$prefix/$1:$version" "${args[@]}" \
-    --volume "$(go env GOMODCACHE):/go/pkg/mod" --volume "$work/go-build:/root/.cache/go-build" \
-    --volume "$FINDEP_CACHE:/root/.cache/findep" --volume /etc/ssl/certs:/etc/ssl/certs:ro \
+    --volume "$(go env GOMODCACHE):/cache/go-mod" --volume "$work/go-build:/cache/go-build" \
+    --volume "$FINDEP_CACHE:/cache/findep" --volume /etc/ssl/certs:/etc/ssl/certs:ro \
     . >"$out/$1.log" 2>&1 || { tail -40 "$out/$1.log" >&2; return 1; }
 }
 
