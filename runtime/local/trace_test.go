@@ -29,20 +29,28 @@ func (b *bar) key() string {
 	return fmt.Sprint(b.args["step"], b.args["kind"], b.args["layer"], b.args["microBatch"], b.args["segment"])
 }
 
+// fetchTrace records steps. A recording of somebody else, such as one by which
+// waitForTrace asks whether this one has begun, is waited for.
 func fetchTrace(in *local.Instance, steps int) (string, error) {
 	ports := in.Config.PortsOf(0)
-	url := fmt.Sprintf("http://%s/debug/trace?steps=%d&timeout=30s", net.JoinHostPort(local.Host, strconv.Itoa(ports.Metrics)), steps)
-	client := http.Client{Timeout: time.Minute}
-	r, err := client.Get(url) //nolint:noctx // bounded by its timeout
-	if err != nil {
-		return "", err
+	url := fmt.Sprintf("http://%s/debug/trace?steps=%d&timeout=2m", net.JoinHostPort(local.Host, strconv.Itoa(ports.Metrics)), steps)
+	client := http.Client{Timeout: 3 * time.Minute}
+	for {
+		r, err := client.Get(url) //nolint:noctx // bounded by its timeout
+		if err != nil {
+			return "", err
+		}
+		body, err := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		switch {
+		case err != nil:
+			return "", err
+		case r.StatusCode == http.StatusOK:
+			return string(body), nil
+		case r.StatusCode != http.StatusConflict:
+			return "", fmt.Errorf("%s: %s", r.Status, body)
+		}
 	}
-	defer func() { _ = r.Body.Close() }()
-	body, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", r.Status, body)
-	}
-	return string(body), err
 }
 
 func parseTrace(t *testing.T, text string) []bar {
