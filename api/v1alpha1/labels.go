@@ -47,6 +47,11 @@ const (
 	AnnotationDecision = Group + "/decision"
 )
 
+// TaintGPUUnhealthy is the key of a taint by which anybody says that the GPUs of a
+// node are to be repaired. With the effect NoSchedule, instances are moved off the
+// node as recovery.unhealthyGPUs says.
+const TaintGPUUnhealthy = Group + "/gpu-unhealthy"
+
 // Annotations of a MoEDeployment that the user sets.
 const (
 	// AnnotationMemoryCheck with the value MemoryCheckOverride makes instances

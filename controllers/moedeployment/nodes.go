@@ -30,13 +30,27 @@ var signals = []string{
 }
 
 // signal is something about a node that concerns the pods on it.
-type signal struct{ node, reason, text string }
+type signal struct {
+	node, reason, text string
+	// sick says that a GPU is to be repaired, so that instances are moved off it.
+	sick bool
+}
 
-// signalOf is what a node says about itself; nil is a node that does not exist.
-// The reason is empty if it is well.
-func signalOf(name string, node *corev1.Node) signal {
+// signalOf is what a node says about itself to pods with the given tolerations;
+// nil is a node that does not exist. The reason is empty if it is well.
+func signalOf(name string, node *corev1.Node, tolerations []corev1.Toleration) signal {
 	says := func(reason, format string, args ...any) signal {
-		return signal{name, reason, fmt.Sprintf("Node %s "+format, append([]any{name}, args...)...)}
+		return signal{node: name, reason: reason, text: fmt.Sprintf("Node %s "+format, append([]any{name}, args...)...)}
+	}
+	if node != nil && nodeReady(node) {
+		switch text, sick := gpuSignal(node, tolerations); {
+		case sick:
+			s := says(v1alpha1.ReasonGPUUnhealthy, "says of its GPUs: %s.", text)
+			s.sick = true
+			return s
+		case text != "":
+			return says(v1alpha1.ReasonGPUUnhealthy, "says of its GPUs: %s. That alone moves nothing; to have instances moved, taint it %s:NoSchedule.", text, v1alpha1.TaintGPUUnhealthy)
+		}
 	}
 	switch {
 	case node == nil:
@@ -45,8 +59,6 @@ func signalOf(name string, node *corev1.Node) signal {
 		return says(v1alpha1.ReasonNodeOutOfService, "is out of service: its pods are removed, and made again on other nodes.")
 	case !nodeReady(node):
 		return says(v1alpha1.ReasonNodeNotReady, "is not ready: Kubernetes evicts its pods when their toleration ends. A pod that nobody can confirm to have ended keeps its name, and its replacement waits for that; if the machine is off for good, delete the Node or taint it %s=nodeshutdown:NoExecute.", corev1.TaintNodeOutOfService)
-	case gpuCondition(node) != "":
-		return says(v1alpha1.ReasonGPUUnhealthy, "says of its GPUs: %s. To move its pods, cordon the node and delete them: they are made again on other nodes.", gpuCondition(node))
 	case node.Spec.Unschedulable:
 		return says(v1alpha1.ReasonNodeCordoned, "is cordoned: what runs there goes on serving, and what is made again goes to other nodes.")
 	}
@@ -72,27 +84,12 @@ func outOfService(node *corev1.Node) bool {
 	})
 }
 
-// gpuCondition is the first condition of a node that says that its GPUs are not
-// well: as monitors of nodes set them, AcceleratedHardwareReady that is False, or
-// any that is named after GPUs and True.
-func gpuCondition(node *corev1.Node) string {
-	for _, c := range node.Status.Conditions {
-		bad := c.Type == "AcceleratedHardwareReady" && c.Status == corev1.ConditionFalse ||
-			strings.HasPrefix(strings.ToLower(string(c.Type)), "gpu") && c.Status == corev1.ConditionTrue
-		if bad {
-			return strings.TrimSuffix(fmt.Sprintf("%s is %s (%s) %s", c.Type, c.Status, c.Reason, tail(c.Message)), ".")
-		}
-	}
-	return ""
-}
-
 // deviceSignal is what the device plugin, or the pod's own sidecar through the
 // leader, says about the device of a pod.
 func deviceSignal(pod *corev1.Pod, o *plan.Observation) signal {
 	says := func(what string) signal {
-		return signal{pod.Spec.NodeName, v1alpha1.ReasonGPUUnhealthy, fmt.Sprintf(
-			"The GPU of pod %s on node %s: %s. To have another one, delete the pod, and cordon the node first if its GPUs are still offered.",
-			pod.Name, pod.Spec.NodeName, strings.TrimSuffix(tail(what), "."))}
+		return signal{node: pod.Spec.NodeName, reason: v1alpha1.ReasonGPUUnhealthy, sick: true, text: fmt.Sprintf(
+			"The GPU of pod %s on node %s: %s.", pod.Name, pod.Spec.NodeName, strings.TrimSuffix(tail(what), "."))}
 	}
 	for _, c := range containerStatuses(pod) {
 		for _, r := range c.AllocatedResourcesStatus {
@@ -145,7 +142,7 @@ func (s *scope) nodeSignal(pod *corev1.Pod) signal {
 	if !scheduled(pod) {
 		return signal{}
 	}
-	return signalOf(pod.Spec.NodeName, s.nodes[pod.Spec.NodeName])
+	return signalOf(pod.Spec.NodeName, s.nodes[pod.Spec.NodeName], nil)
 }
 
 // releaseLostPods removes the pods of nodes that do not exist any more or are out

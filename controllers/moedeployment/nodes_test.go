@@ -25,9 +25,13 @@ func TestNodeSignals(t *testing.T) {
 	conditions := func(c ...corev1.NodeCondition) *corev1.Node {
 		return &corev1.Node{Status: corev1.NodeStatus{Conditions: c}}
 	}
+	tainted := func(key string, effect corev1.TaintEffect) *corev1.Node {
+		return &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: key, Effect: effect}}}}
+	}
 	cases := map[string]struct {
 		node       *corev1.Node
 		want, says string
+		sick       bool
 	}{
 		"well":                                {node: &corev1.Node{Status: up}},
 		"gone":                                {want: v1alpha1.ReasonNodeGone, says: "made again on other nodes"},
@@ -35,15 +39,32 @@ func TestNodeSignals(t *testing.T) {
 		"out of service":                      {node: &corev1.Node{Status: down, Spec: corev1.NodeSpec{Taints: outOfService}}, want: v1alpha1.ReasonNodeOutOfService, says: "removed"},
 		"the taint while the kubelet answers": {node: &corev1.Node{Status: up, Spec: corev1.NodeSpec{Taints: outOfService}}},
 		"cordoned":                            {node: &corev1.Node{Status: up, Spec: corev1.NodeSpec{Unschedulable: true}}, want: v1alpha1.ReasonNodeCordoned, says: "goes on serving"},
-		"a GPU condition":                     {node: conditions(nodeCondition("GpuXidError", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, says: "GpuXidError is True (Because) XID 79"},
-		"a GPU condition that is fine":        {node: conditions(nodeCondition("GpuXidError", corev1.ConditionFalse))},
-		"hardware that is not ready":          {node: conditions(nodeCondition("AcceleratedHardwareReady", corev1.ConditionFalse)), want: v1alpha1.ReasonGPUUnhealthy, says: "XID 79"},
+		"a GPU condition that is fine":        {node: conditions(nodeCondition("GpuMemWatch", corev1.ConditionFalse))},
+		"hardware that is not ready":          {node: conditions(nodeCondition("AcceleratedHardwareReady", corev1.ConditionFalse)), want: v1alpha1.ReasonGPUUnhealthy, says: "XID 79", sick: true},
+		"hardware that is ready":              {node: conditions(nodeCondition("AcceleratedHardwareReady", corev1.ConditionTrue))},
+		"broken memory":                       {node: conditions(nodeCondition("GpuMemWatch", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, says: "GpuMemWatch is True (Because) XID 79", sick: true},
+		"an XID in the system's log":          {node: conditions(nodeCondition("SysLogsXIDError", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, sick: true},
+		"heat":                                {node: conditions(nodeCondition("GpuThermalWatch", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, says: "moves nothing"},
+		"heat and broken memory":              {node: conditions(nodeCondition("GpuThermalWatch", corev1.ConditionTrue), nodeCondition("GpuMemWatch", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, says: "GpuMemWatch", sick: true},
+		"a condition that nobody knows":       {node: conditions(nodeCondition("GpuXidError", corev1.ConditionTrue)), want: v1alpha1.ReasonGPUUnhealthy, says: "GpuXidError is True (Because) XID 79"},
+		"a hopeful name, True":                {node: conditions(nodeCondition("GPUReady", corev1.ConditionTrue))},
+		"a hopeful name, False":               {node: conditions(nodeCondition("GPUReady", corev1.ConditionFalse)), want: v1alpha1.ReasonGPUUnhealthy},
+		"our taint":                           {node: tainted(v1alpha1.TaintGPUUnhealthy, corev1.TaintEffectNoSchedule), want: v1alpha1.ReasonGPUUnhealthy, says: "taint findep.dev/gpu-unhealthy", sick: true},
+		"NVSentinel's taint":                  {node: tainted("nvidia.com/gpu-xid-error", corev1.TaintEffectNoSchedule), want: v1alpha1.ReasonGPUUnhealthy, sick: true},
+		"a taint by its domain":               {node: tainted("gpu.health/memory-error", corev1.TaintEffectNoSchedule), want: v1alpha1.ReasonGPUUnhealthy, sick: true},
+		"a taint that only prefers":           {node: tainted("nvidia.com/gpu-error", corev1.TaintEffectPreferNoSchedule), want: v1alpha1.ReasonGPUUnhealthy},
+		"a taint that evicts by itself":       {node: tainted("nvidia.com/gpu-error", corev1.TaintEffectNoExecute), want: v1alpha1.ReasonGPUUnhealthy},
+		"a taint that is tolerated":           {node: tainted("nvidia.com/tolerated-error", corev1.TaintEffectNoSchedule)},
+		"a node that is reserved for GPUs":    {node: tainted("nvidia.com/gpu", corev1.TaintEffectNoSchedule)},
+		"fewer GPUs offered than there are": {node: gpuNode("n", 8, func(n *corev1.Node) { n.Status.Allocatable = gpuNode("n", 7).Status.Allocatable }),
+			want: v1alpha1.ReasonGPUUnhealthy, says: "offers 7 of 8"},
 	}
+	tolerations := []corev1.Toleration{{Key: "nvidia.com/tolerated-error", Operator: corev1.TolerationOpExists}}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got := signalOf("n", tc.node)
-			if got.reason != tc.want || !strings.Contains(got.text, tc.says) {
-				t.Errorf("got %+v, want reason %q and %q", got, tc.want, tc.says)
+			got := signalOf("n", tc.node, tolerations)
+			if got.reason != tc.want || !strings.Contains(got.text, tc.says) || got.sick != tc.sick {
+				t.Errorf("got %+v, want reason %q and %q, sick: %v", got, tc.want, tc.says, tc.sick)
 			}
 		})
 	}
@@ -63,7 +84,7 @@ func TestNodesHealthy(t *testing.T) {
 	}
 	s.instances[0].observation.Ranks[2].Device = &plan.DeviceHealth{State: plan.DeviceFailed, Reason: "XID", Message: "79: fell off the bus."}
 	reason, message := condition()
-	if reason != v1alpha1.ReasonGPUUnhealthy || !strings.Contains(message, "pod lite-0-eg-1 on node node1: XID 79: fell off the bus. To have") || !strings.Contains(message, "cordoned:") {
+	if reason != v1alpha1.ReasonGPUUnhealthy || !strings.Contains(message, "pod lite-0-eg-1 on node node1: XID 79: fell off the bus.") || !strings.Contains(message, "cordoned:") {
 		t.Errorf("%s: %s", reason, message)
 	}
 	s.instances[0].observation.Ranks[2].Device.State = plan.DeviceDegraded

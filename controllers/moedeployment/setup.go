@@ -4,7 +4,6 @@ package moedeployment
 
 import (
 	"context"
-	"maps"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -18,12 +17,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/resolve"
 )
 
 // CacheObjects restricts what the manager's cache holds to our own children:
@@ -69,7 +68,10 @@ func slimNode(o any) (any, error) {
 	if node, ok := o.(*corev1.Node); ok {
 		node.ManagedFields, node.Annotations = nil, nil
 		node.Spec = corev1.NodeSpec{Unschedulable: node.Spec.Unschedulable, Taints: node.Spec.Taints}
-		node.Status = corev1.NodeStatus{Conditions: node.Status.Conditions}
+		node.Status = corev1.NodeStatus{
+			Conditions: node.Status.Conditions, NodeInfo: corev1.NodeSystemInfo{BootID: node.Status.NodeInfo.BootID},
+			Capacity: onlyGPUs(node.Status.Capacity), Allocatable: onlyGPUs(node.Status.Allocatable),
+		}
 	}
 	return o, nil
 }
@@ -99,9 +101,21 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	if r.ClusterReads {
 		everyone := handler.EnqueueRequestsFromMapFunc(r.everyDeployment)
 		b = b.Watches(&v1alpha1.GPUProfile{}, everyone, own)
-		b = b.Watches(&corev1.Node{}, everyone, builder.WithPredicates(nodeChanged()))
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, podNode, nodeOf); err != nil {
+			return err
+		}
+		b = b.Watches(&corev1.Node{}, r.nodeWatch())
 	}
 	return b.Complete(r)
+}
+
+// onlyGPUs keeps the GPUs of a node's resources.
+func onlyGPUs(list corev1.ResourceList) corev1.ResourceList {
+	n, ok := list[resolve.GPUResource]
+	if !ok {
+		return nil
+	}
+	return corev1.ResourceList{resolve.GPUResource: n}
 }
 
 // everyDeployment is for changes that may concern any deployment.
@@ -117,15 +131,4 @@ func (r *Reconciler) everyDeployment(ctx context.Context, _ client.Object) []rec
 		}})
 	}
 	return requests
-}
-
-// nodeChanged ignores the heartbeats of nodes.
-func nodeChanged() predicate.Predicate {
-	return predicate.Funcs{
-		UpdateFunc: func(e event.UpdateEvent) bool {
-			was, ok := e.ObjectOld.(*corev1.Node)
-			is, same := e.ObjectNew.(*corev1.Node)
-			return ok && same && (!maps.Equal(was.Labels, is.Labels) || signalOf("", was) != signalOf("", is))
-		},
-	}
 }

@@ -68,6 +68,15 @@ func profileOf(group *v1alpha1.GroupSpec, facts Facts) (Profile, Finding) {
 	return Profile{Profile: p, Guess: true, Why: fmt.Sprintf("No GPUProfile matches and no node has a known %s label, so the figures of the CPU backend are used.", ProductLabel)}, Finding{}
 }
 
+// ProfileName is the profile that a group is planned with; empty if there is none.
+func ProfileName(group *v1alpha1.GroupSpec, facts Facts) string {
+	p, _ := profileOf(group, facts)
+	if p.Profile == nil {
+		return ""
+	}
+	return p.Profile.Name
+}
+
 // Candidates names the GPUProfiles and presets that describe nodes which a group
 // may run on, whatever its profileRef says, in alphabetical order.
 func Candidates(group *v1alpha1.GroupSpec, facts Facts) []string {
