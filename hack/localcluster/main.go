@@ -38,7 +38,7 @@ func newCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&name, "name", name, "name of the cluster")
 	root.AddCommand(
-		buildCommand(), upCommand(&name), downCommand(&name), statusCommand(&name),
+		buildCommand(), upCommand(&name), downCommand(&name), statusCommand(&name), powerOffCommand(&name),
 		loadImageCommand(), kubeconfigCommand(&name), binDirCommand(),
 	)
 	return root
@@ -150,6 +150,21 @@ func statusCommand(name *string) *cobra.Command {
 				return fmt.Errorf("cluster %s is not ready: run up to repair it", *name)
 			}
 			return nil
+		},
+	}
+}
+
+func powerOffCommand(name *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "power-off NODE",
+		Short: "End a node as a power cut does; up switches it on again",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := openExisting(cmd, *name)
+			if err != nil {
+				return err
+			}
+			return c.PowerOff(args[0])
 		},
 	}
 }

@@ -135,12 +135,12 @@ func neededController(name string) bool {
 	return false
 }
 
-// processes returns the ids of all processes in the cluster's cgroups.
-func (h hierarchies) processes(o Options) []int {
+// processes returns the ids of all processes in a cgroup and those below it.
+func (h hierarchies) processes(cgroup string) []int {
 	seen := map[int]bool{}
 	var pids []int
 	for _, mount := range h.mounts {
-		_ = filepath.WalkDir(filepath.Join(mount, o.Cgroup()), func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(filepath.Join(mount, cgroup), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.Name() != "cgroup.procs" {
 				return nil //nolint:nilerr // A cgroup that vanished meanwhile has no processes.
 			}

@@ -34,7 +34,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 		return err
 	}
 	deadline := start.Add(downTimeout)
-	c.stopProcesses(h, deadline)
+	c.stopProcesses(h, c.everything(), deadline)
 	sandboxes := c.sandboxes()
 	errs := []error{
 		unmountBelow(c.Paths.Base, c.Paths.Run),
@@ -60,25 +60,40 @@ func (c *Cluster) Down(ctx context.Context) error {
 	return os.Remove(c.Paths.lock())
 }
 
+// extent is a part of a cluster, as its processes show it.
+type extent struct {
+	// covers says of a component, by its name, that it belongs to the part.
+	covers func(component string) bool
+	// paths are the folders that the part's own programs are started with.
+	paths Paths
+	// cgroup holds the part's containers.
+	cgroup string
+}
+
+// everything is the whole cluster.
+func (c *Cluster) everything() extent {
+	return extent{covers: func(string) bool { return true }, paths: c.Paths, cgroup: c.Options.Cgroup()}
+}
+
 // stopProcesses kills, in turn, what starts containers, what keeps them, and the
 // containers, and repeats until nothing is found: a process may have been
-// starting another meanwhile.
-func (c *Cluster) stopProcesses(h hierarchies, deadline time.Time) {
+// starting another meanwhile. It returns what was still there at the deadline.
+func (c *Cluster) stopProcesses(h hierarchies, part extent, deadline time.Time) (left int) {
 	for {
 		records, _ := loadRecords(c.Paths)
 		running := 0
 		for _, r := range records {
-			if r.alive() {
+			if part.covers(r.Name) && r.alive() {
 				running++
 				r.kill()
 			}
 		}
-		pids := append(c.strays(), h.processes(c.Options)...)
+		pids := append(strays(part.paths), h.processes(part.cgroup)...)
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		if running+len(pids) == 0 || time.Now().After(deadline) {
-			return
+			return running + len(pids)
 		}
 		time.Sleep(pollEvery)
 	}
@@ -87,7 +102,7 @@ func (c *Cluster) stopProcesses(h hierarchies, deadline time.Time) {
 // strays returns the ids of processes that no record names but that are the
 // cluster's all the same: the shims, which containerd starts, and any component
 // whose record was lost.
-func (c *Cluster) strays() []int {
+func strays(paths Paths) []int {
 	entries, _ := os.ReadDir("/proc")
 	var pids []int
 	for _, e := range entries {
@@ -96,7 +111,7 @@ func (c *Cluster) strays() []int {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && isOurs(data, c.Paths) {
+		if err == nil && isOurs(data, paths) {
 			pids = append(pids, pid)
 		}
 	}
@@ -187,7 +202,7 @@ func (c *Cluster) leftovers(h hierarchies) []string {
 			left = append(left, kind+" "+i)
 		}
 	}
-	for _, pid := range append(c.strays(), h.processes(c.Options)...) {
+	for _, pid := range append(strays(c.Paths), h.processes(c.Options.Cgroup())...) {
 		add("process", strconv.Itoa(pid))
 	}
 	namespaces, links := c.networkLeftovers()
