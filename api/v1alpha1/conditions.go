@@ -176,6 +176,9 @@ const (
 	// ReasonErrorAbove15Percent surfaces when it is more; the profile does not
 	// describe these GPUs.
 	ReasonErrorAbove15Percent = "ErrorAbove15Percent"
+	// ReasonProfileMismatch surfaces when a rank computes on another device than the
+	// one that its profile describes.
+	ReasonProfileMismatch = "ProfileMismatch"
 	// ReasonNoMeasurement surfaces (Unknown) before there is anything to compare.
 	ReasonNoMeasurement = "NoMeasurement"
 )

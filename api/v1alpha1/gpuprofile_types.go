@@ -16,6 +16,21 @@ type GPUProfileSpec struct {
 	// +kubebuilder:validation:MaxProperties=16
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
+	// backend is what computes: CUDA or CPU. It decides which image a group's
+	// sidecar has, and a rank that computes with another says so in condition
+	// PredictionAccurate. Default: not known; the image then follows the product
+	// in nodeSelector or on the nodes.
+	// +optional
+	Backend ProfileBackend `json:"backend,omitempty"`
+
+	// computeCapability of the GPU, major.minor, for example "9.0"; a rank that
+	// finds another says so.
+	// +optional
+	// +kubebuilder:validation:MinLength=3
+	// +kubebuilder:validation:MaxLength=4
+	// +kubebuilder:validation:Pattern=`^[0-9]{1,2}\.[0-9]$`
+	ComputeCapability string `json:"computeCapability,omitempty"`
+
 	// quality says where the figures come from: Measured (calibrated on such
 	// GPUs) or Datasheet. Default Datasheet.
 	// +optional
@@ -127,6 +142,16 @@ type EnvironmentVariable struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Value string `json:"value,omitempty"`
 }
+
+// ProfileBackend is what computes on a device.
+// +kubebuilder:validation:Enum=CPU;CUDA
+type ProfileBackend string
+
+// The backends of profiles.
+const (
+	BackendCPU  ProfileBackend = "CPU"
+	BackendCUDA ProfileBackend = "CUDA"
+)
 
 // ProfileQuality says where the figures of a profile come from.
 // +kubebuilder:validation:Enum=Measured;Datasheet

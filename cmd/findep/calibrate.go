@@ -312,6 +312,12 @@ func (o *calibrateOptions) profile(dev backend.Device, shape *model.Shape, now t
 			now.UTC().Format(time.DateOnly), deviceText(dev, o.threads), o.dtype, name, o.trials, o.warmUp),
 	}
 	p.Memory.Name = "device memory"
+	switch kind, _, _ := strings.Cut(dev.Name(), ":"); kind {
+	case native.CPU:
+		p.Device.Backend = profile.BackendCPU
+	case native.CUDA:
+		p.Device.Backend = profile.BackendCUDA
+	}
 	if o.backend == native.CUDA {
 		p.ReservedBytes = 2 << 30
 	}
@@ -357,10 +363,14 @@ func (o *calibrateOptions) object(p *profile.Profile) v1alpha1.GPUProfile {
 		Spec:       resolve.Unconvert(p),
 	}
 	g.Spec.NodeSelector = o.selector
-	if len(o.selector) == 0 && o.backend == native.CUDA {
-		ctx, cancel := context.WithTimeout(context.Background(), driverPatience)
-		defer cancel()
-		if gpus, err := devices.List(ctx, nvml.New()); err == nil && o.device < len(gpus) {
+	if p.Device.Backend != profile.BackendCUDA {
+		return g
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), driverPatience)
+	defer cancel()
+	if gpus, err := devices.List(ctx, nvml.New()); err == nil && o.device < len(gpus) {
+		g.Spec.ComputeCapability = gpus[o.device].ComputeCapability
+		if len(o.selector) == 0 {
 			g.Spec.NodeSelector = map[string]string{resolve.ProductLabel: gpus[o.device].ProductLabel()}
 		}
 	}

@@ -301,6 +301,9 @@ func (s *scope) predictionAccurate() verdict {
 	if s.vllm() {
 		return s.vllmMeasures("Steps are not predicted")
 	}
+	if mismatch := s.profileMismatch(); mismatch != "" {
+		return no(v1alpha1.ReasonProfileMismatch, mismatch)
+	}
 	compared := false
 	for _, i := range s.instances {
 		o := i.observation
@@ -326,6 +329,30 @@ func (s *scope) predictionAccurate() verdict {
 		return unknown(v1alpha1.ReasonNoMeasurement, "No step has been measured yet.")
 	}
 	return yes(v1alpha1.ReasonWithin15Percent, fmt.Sprintf("Measured steps are within %d %% of the prediction.", accuracyLimit))
+}
+
+// profileMismatch is the first rank that computes on another device than the one
+// that was planned with, and how many more do; empty if none does.
+func (s *scope) profileMismatch() string {
+	first, more := "", 0
+	for _, i := range s.instances {
+		if i.observation == nil || !i.wanted {
+			continue
+		}
+		for _, r := range i.observation.Ranks {
+			switch {
+			case r.ProfileMismatch == "":
+			case first == "":
+				first = fmt.Sprintf("Instance %d, rank %d: %s", i.index, r.Rank, tail(r.ProfileMismatch))
+			default:
+				more++
+			}
+		}
+	}
+	if more > 0 {
+		first += fmt.Sprintf(" %d more do not match either.", more)
+	}
+	return first
 }
 
 func (s *scope) sloAttained() verdict {

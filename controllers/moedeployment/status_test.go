@@ -254,6 +254,14 @@ func TestStatusTellsEachStage(t *testing.T) {
 				o.Prefill.MeasuredMilliseconds = 60
 			})
 		},
+		"29-on-other-gpus-than-planned": func(t *testing.T) *stage {
+			return newStage(t, lite()).pods(readyPod).observed(func(o *plan.Observation) {
+				healthy(o)
+				for _, rank := range []int{1, 3} {
+					o.Ranks[rank].ProfileMismatch = "the device is not that of profile h100-sxm: its product is NVIDIA A100-SXM4-80GB, not H100. Calibrate this device, or let the group's profileRef or nodeSelector agree with its nodes."
+				}
+			})
+		},
 		"12-recovering": func(t *testing.T) *stage {
 			s := newStage(t, lite()).pods(readyPod).observed(func(o *plan.Observation) {
 				o.Epoch, o.Formed = 2, false

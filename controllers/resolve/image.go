@@ -21,12 +21,16 @@ func runtimeImage(p Profile, group *v1alpha1.GroupSpec, spec *v1alpha1.MoEDeploy
 }
 
 // onNVIDIA says whether a profile describes GPUs of NVIDIA. Every built-in preset
-// but cpu does. A GPUProfile does if it selects nodes by a product, or the nodes
-// that it selects have one, that is no stand-in for the CPU backend.
+// but cpu does. A GPUProfile does if its backend is CUDA or, where it names none, if
+// it selects nodes by a product, or the nodes that it selects have one, that is no
+// stand-in for the CPU backend.
 func onNVIDIA(profile string, group *v1alpha1.GroupSpec, facts Facts) bool {
 	at := slices.IndexFunc(facts.Profiles, func(o v1alpha1.GPUProfile) bool { return o.Name == profile })
 	if at < 0 {
 		return profile != cpuPreset
+	}
+	if backend := facts.Profiles[at].Spec.Backend; backend != "" {
+		return backend == v1alpha1.BackendCUDA
 	}
 	selector := facts.Profiles[at].Spec.NodeSelector
 	if product, named := selector[ProductLabel]; named {

@@ -30,6 +30,11 @@ func TestRuntimeImageFollowsTheProfile(t *testing.T) {
 		}
 		return []v1alpha1.GPUProfile{*p.Obj()}
 	}
+	backend := func(key, value string, b v1alpha1.ProfileBackend) []v1alpha1.GPUProfile {
+		list := profile(key, value)
+		list[0].Spec.Backend = b
+		return list
+	}
 	for name, tc := range map[string]struct {
 		facts              resolve.Facts
 		change             func(*v1alpha1.MoEDeploymentSpec)
@@ -52,6 +57,10 @@ func TestRuntimeImageFollowsTheProfile(t *testing.T) {
 			attention: cuda, experts: cuda},
 		"GPUProfile of a stand-in":    {facts: resolve.Facts{Profiles: profile(resolve.ProductLabel, "Simulated-CPU"), NodeLabels: nodes("Simulated-CPU")}},
 		"GPUProfile of another label": {facts: resolve.Facts{Profiles: profile("pool", "NVIDIA-Z9"), NodeLabels: nodes("NVIDIA-Z9")}, attention: cuda, experts: cuda},
+		"GPUProfile that names CUDA":  {facts: resolve.Facts{Profiles: backend("pool", "x", v1alpha1.BackendCUDA), NodeLabels: nodes("x")}, attention: cuda, experts: cuda},
+		"GPUProfile that names the CPU": {facts: resolve.Facts{
+			Profiles: backend(resolve.ProductLabel, "NVIDIA-Z9", v1alpha1.BackendCPU), NodeLabels: nodes("NVIDIA-Z9"),
+		}},
 		"GPUProfile by name, no GPU": {facts: resolve.Facts{Profiles: profile("", "")},
 			change: func(s *v1alpha1.MoEDeploymentSpec) {
 				s.Groups.Attention.ProfileRef, s.Groups.Expert.ProfileRef = "mine", "mine"

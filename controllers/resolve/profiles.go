@@ -208,8 +208,8 @@ func Convert(p *v1alpha1.GPUProfile) *profile.Profile {
 	out := &profile.Profile{
 		Name: p.Name, Calibrated: s.Quality == v1alpha1.ProfileMeasured, Source: s.Source,
 		MemoryBytes: s.MemoryBytes, UsableMemoryPermille: or(int(s.UsableMemoryPermille), defaultUsablePermille),
-		ReservedBytes: s.ReservedBytes,
-		GEMM:          compute(s.GEMM), GroupedGEMM: compute(s.GEMM), Attention: compute(s.Attention),
+		ReservedBytes: s.ReservedBytes, Device: deviceOf(s),
+		GEMM: compute(s.GEMM), GroupedGEMM: compute(s.GEMM), Attention: compute(s.Attention),
 		Link: transfer("link", s.Link),
 	}
 	if s.GroupedGEMM != nil {
@@ -224,8 +224,19 @@ func Convert(p *v1alpha1.GPUProfile) *profile.Profile {
 	return out
 }
 
+// deviceOf is the device that a profile describes. The product is that of the nodes
+// which the profile selects, unless it stands in for the CPU.
+func deviceOf(s *v1alpha1.GPUProfileSpec) profile.Device {
+	d := profile.Device{Backend: strings.ToLower(string(s.Backend)), ComputeCapability: s.ComputeCapability}
+	if product := s.NodeSelector[ProductLabel]; s.Backend != v1alpha1.BackendCPU && presetFor(product) != cpuPreset {
+		d.Product = product
+	}
+	return d
+}
+
 // Unconvert turns a profile into the spec of an API object, rounded to its
-// integers. It is the inverse of Convert but for names and qualities of fits.
+// integers. It is the inverse of Convert but for names, products and qualities of
+// fits.
 func Unconvert(p *profile.Profile) v1alpha1.GPUProfileSpec {
 	whole := func(v float64) int64 { return max(0, int64(math.Round(v))) }
 	compute := func(c profile.Compute) v1alpha1.ComputeModel {
@@ -242,6 +253,7 @@ func Unconvert(p *profile.Profile) v1alpha1.GPUProfileSpec {
 	}
 	s := v1alpha1.GPUProfileSpec{
 		Quality: v1alpha1.ProfileDatasheet, Source: p.Source,
+		Backend: v1alpha1.ProfileBackend(strings.ToUpper(p.Device.Backend)), ComputeCapability: p.Device.ComputeCapability,
 		MemoryBytes: p.MemoryBytes, UsableMemoryPermille: int32(p.UsableMemoryPermille), ReservedBytes: p.ReservedBytes,
 		GEMM: compute(p.GEMM), Attention: compute(p.Attention), Link: transfer(p.Link),
 	}

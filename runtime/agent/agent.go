@@ -223,7 +223,7 @@ func (a *agent) connect() error {
 		Identity: in.Identity(), Rank: a.options.Rank, Role: in.RoleOf(a.options.Rank), TopologyHash: a.config.hash,
 		Host: in.Hosts[a.options.Rank], DataAddress: net.JoinHostPort(host, strconv.Itoa(in.PortsOf(a.options.Rank).Data)),
 		Pod: a.options.PodUID, TLS: security.Client,
-		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort, Alive: a.watch.check, Device: a.deviceHealth,
+		Connect: a.rank.connect(a.data, a.options.Rank), OnStep: a.rank.step, OnAbort: a.rank.abort, Alive: a.watch.check, Device: a.deviceHealth, ProfileMismatch: a.profileMismatch,
 		Log: a.rendezvousLog,
 	})
 	return err

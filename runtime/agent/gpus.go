@@ -60,13 +60,5 @@ func (a *agent) deviceHealth() *plan.DeviceHealth {
 	if !strings.HasPrefix(a.device.Name(), native.CUDA+":") {
 		return nil
 	}
-	index := 0
-	if seen := a.gpus.Snapshot(); seen != nil {
-		list := make([]devices.GPU, len(seen.GPUs))
-		for i := range seen.GPUs {
-			list[i] = seen.GPUs[i].GPU
-		}
-		index = devices.Chosen(list, os.Getenv("CUDA_VISIBLE_DEVICES"))
-	}
-	return a.gpus.Health(index)
+	return a.gpus.Health(devices.Chosen(a.seenGPUs(), os.Getenv("CUDA_VISIBLE_DEVICES")))
 }

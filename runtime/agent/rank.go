@@ -76,6 +76,7 @@ func (a *agent) load() error {
 		return err
 	}
 	a.log.Info("device", "name", a.device.Name())
+	a.reportMismatch()
 	if err := reservePool(a.device); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type RankState struct {
 	// Device says how the rank's device does; nil where nothing watches one, as
 	// on the CPU backend, and until the first heartbeat.
 	Device *DeviceHealth `json:"device,omitempty"`
+	// ProfileMismatch says how the rank's device is another than the one that its
+	// group's profile describes; empty if it is not.
+	ProfileMismatch string `json:"profileMismatch,omitempty"`
 }
 
 // DeviceState is how a device does.

@@ -27,6 +27,8 @@ type Profile struct {
 	Calibrated bool `json:"calibrated"`
 	// Source says where the numbers come from.
 	Source string `json:"source"`
+	// Device is what the numbers are of.
+	Device Device `json:"device,omitzero"`
 	// MemoryBytes is the device memory, UsableMemoryPermille the part of it
 	// that may be planned with.
 	MemoryBytes          int64 `json:"memoryBytes"`
@@ -121,6 +123,7 @@ func (p *Profile) Validate() error {
 	if len(p.Source) > maxSourceBytes {
 		fail("source", fmt.Sprintf("%d bytes", len(p.Source)), fmt.Sprintf("at most %d", maxSourceBytes))
 	}
+	p.Device.validate(fail)
 	if p.MemoryBytes < 1 || p.MemoryBytes > maxMemoryBytes {
 		fail("memoryBytes", p.MemoryBytes, fmt.Sprintf("must be between 1 and %d", int64(maxMemoryBytes)))
 	}

@@ -377,7 +377,7 @@ func (a *attendance) beat(ctx context.Context, interval time.Duration) {
 		if ctx.Err() != nil {
 			return
 		}
-		heartbeat := &pb.Heartbeat{Sequence: sequence, Device: a.m.device()}
+		heartbeat := &pb.Heartbeat{Sequence: sequence, Device: a.m.device(), ProfileMismatch: a.m.mismatch()}
 		if a.send(&pb.MemberMessage{Kind: &pb.MemberMessage_Heartbeat{Heartbeat: heartbeat}}) != nil {
 			return
 		}

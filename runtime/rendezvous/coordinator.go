@@ -293,7 +293,7 @@ func (c *Coordinator) Snapshot() plan.Observation {
 			Joined: s != nil, Message: c.notes[rank],
 		}
 		if s != nil {
-			state.Host, state.Device = s.hello.GetHost(), s.device
+			state.Host, state.Device, state.ProfileMismatch = s.hello.GetHost(), s.device, s.mismatch
 			if c.phase == Connecting && !s.ready {
 				state.Message = "is connecting to its peers"
 			}

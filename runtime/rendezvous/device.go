@@ -27,6 +27,14 @@ func (m *Member) device() *pb.DeviceHealth {
 	}
 }
 
+// mismatch is what the next heartbeat says of the profile.
+func (m *Member) mismatch() string {
+	if m.cfg.ProfileMismatch == nil {
+		return ""
+	}
+	return shorten(m.cfg.ProfileMismatch())
+}
+
 // deviceFromProto reads a report; nil if there is none, or if its state is of a
 // later version: what this leader does not understand it does not pass on.
 func deviceFromProto(h *pb.DeviceHealth) *plan.DeviceHealth {

@@ -15,6 +15,34 @@ import (
 	"github.com/findep/findep-operator/runtime/rendezvous"
 )
 
+// TestProfileMismatchReachesTheOperator reports from the last rank, and no longer
+// once the profile was corrected.
+func TestProfileMismatchReachesTheOperator(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	c.startLeader()
+	var mismatch atomic.Value
+	mismatch.Store("")
+	c.start(c.config(0))
+	other := c.config(1)
+	other.ProfileMismatch = func() string { return mismatch.Load().(string) }
+	c.start(other)
+	c.formed()
+	operator := c.clientTLS(c.ca, identity.OperatorURI)
+	for told, want := range map[string]string{
+		"its product is another":   "its product is another",
+		strings.Repeat("m", 1<<20): strings.Repeat("m", 1024) + "...",
+		"":                         "",
+	} {
+		mismatch.Store(told)
+		c.eventually("the report to say so", func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			got, err := rendezvous.Observe(ctx, c.address, operator)
+			return err == nil && got.Ranks[1].ProfileMismatch == want && got.Ranks[0].ProfileMismatch == ""
+		})
+	}
+}
+
 // TestDeviceHealthReachesTheOperator reports from the last rank, as it changes.
 func TestDeviceHealthReachesTheOperator(t *testing.T) {
 	c := newCluster(t, 1, 1)

@@ -57,6 +57,9 @@ type MemberConfig struct {
 	// Device, if set, says how this rank's device does; nil if nothing is known.
 	// Heartbeats carry the answer, so it must not wait for anything.
 	Device func() *plan.DeviceHealth
+	// ProfileMismatch, if set, says how this rank's device is another than the one
+	// that was planned with, empty if it is not. It must not wait either.
+	ProfileMismatch func() string
 
 	// BackoffMin and BackoffMax bound the wait between two attempts to join;
 	// zero means 100 ms and 1 s. Random, in [0, 1), spreads the attempts; nil

@@ -44,6 +44,8 @@ type session struct {
 	heard time.Time
 	// device is what the last heartbeat said of the rank's device, nil if nothing.
 	device *plan.DeviceHealth
+	// mismatch is what it said of the profile.
+	mismatch string
 	// ready and inFlight belong to the current epoch.
 	ready    bool
 	inFlight int
@@ -348,7 +350,7 @@ func (c *Coordinator) receive(s *session, m *pb.MemberMessage) error {
 	s.heard = c.cfg.Clock.Now()
 	switch k := m.GetKind().(type) {
 	case *pb.MemberMessage_Heartbeat:
-		s.device = deviceFromProto(k.Heartbeat.GetDevice())
+		s.device, s.mismatch = deviceFromProto(k.Heartbeat.GetDevice()), shorten(k.Heartbeat.GetProfileMismatch())
 		c.acknowledge(s, k.Heartbeat.GetSequence())
 	case *pb.MemberMessage_Ready:
 		if c.current(s, k.Ready.GetEpoch(), Connecting) {

@@ -535,9 +535,12 @@ type Heartbeat struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// How the rank's device does; absent where nothing watches one.
-	Device        *DeviceHealth `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Device *DeviceHealth `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// How the rank's device is another than the one that was planned with; empty if
+	// it is not.
+	ProfileMismatch string `protobuf:"bytes,3,opt,name=profile_mismatch,json=profileMismatch,proto3" json:"profile_mismatch,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
@@ -582,6 +585,13 @@ func (x *Heartbeat) GetDevice() *DeviceHealth {
 		return x.Device
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetProfileMismatch() string {
+	if x != nil {
+		return x.ProfileMismatch
+	}
+	return ""
 }
 
 // DeviceHealth says how the device of a rank does.
@@ -1305,10 +1315,11 @@ const file_runtime_rendezvous_rendezvouspb_rendezvous_proto_rawDesc = "" +
 	"\x1fheartbeat_interval_milliseconds\x18\x01 \x01(\rR\x1dheartbeatIntervalMilliseconds\x12D\n" +
 	"\x1eheartbeat_timeout_milliseconds\x18\x02 \x01(\rR\x1cheartbeatTimeoutMilliseconds\"\x1d\n" +
 	"\x05Ready\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"c\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x8e\x01\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12:\n" +
-	"\x06device\x18\x02 \x01(\v2\".findep.rendezvous.v1.DeviceHealthR\x06device\"\x84\x01\n" +
+	"\x06device\x18\x02 \x01(\v2\".findep.rendezvous.v1.DeviceHealthR\x06device\x12)\n" +
+	"\x10profile_mismatch\x18\x03 \x01(\tR\x0fprofileMismatch\"\x84\x01\n" +
 	"\fDeviceHealth\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +

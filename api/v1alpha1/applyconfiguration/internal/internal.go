@@ -133,6 +133,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: attention
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
+    - name: backend
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.ProfileBackend
+    - name: computeCapability
+      type:
+        scalar: string
     - name: decodeAttention
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ComputeModel
@@ -662,6 +668,8 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: tokensPerSecond
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.ProfileBackend
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.ProfileQuality
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.ProfileStatus

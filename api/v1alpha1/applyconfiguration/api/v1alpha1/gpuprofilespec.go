@@ -19,6 +19,14 @@ type GPUProfileSpecApplyConfiguration struct {
 	// nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3. A profile without one is
 	// only used by groups.*.profileRef.
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// backend is what computes: CUDA or CPU. It decides which image a group's
+	// sidecar has, and a rank that computes with another says so in condition
+	// PredictionAccurate. Default: not known; the image then follows the product
+	// in nodeSelector or on the nodes.
+	Backend *apiv1alpha1.ProfileBackend `json:"backend,omitempty"`
+	// computeCapability of the GPU, major.minor, for example "9.0"; a rank that
+	// finds another says so.
+	ComputeCapability *string `json:"computeCapability,omitempty"`
 	// quality says where the figures come from: Measured (calibrated on such
 	// GPUs) or Datasheet. Default Datasheet.
 	Quality *apiv1alpha1.ProfileQuality `json:"quality,omitempty"`
@@ -74,6 +82,22 @@ func (b *GPUProfileSpecApplyConfiguration) WithNodeSelector(entries map[string]s
 	for k, v := range entries {
 		b.NodeSelector[k] = v
 	}
+	return b
+}
+
+// WithBackend sets the Backend field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Backend field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithBackend(value apiv1alpha1.ProfileBackend) *GPUProfileSpecApplyConfiguration {
+	b.Backend = &value
+	return b
+}
+
+// WithComputeCapability sets the ComputeCapability field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ComputeCapability field is set to the value of the last call.
+func (b *GPUProfileSpecApplyConfiguration) WithComputeCapability(value string) *GPUProfileSpecApplyConfiguration {
+	b.ComputeCapability = &value
 	return b
 }
 
