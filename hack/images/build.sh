@@ -87,6 +87,15 @@ answers() {
   grep -q -- "$want" <<<"$got" || fail "$target" "$* answered without '$want': $got"
 }
 
+# names TARGET COMPONENT... requires components in the image's bill of materials.
+names() {
+  local target=$1 component
+  shift
+  for component in "$@"; do
+    grep -q "\"pkg:pypi/$component@" "$out/$target.cdx.json" || fail "$target" "its bill of materials does not name $component"
+  done
+}
+
 # look checks one image and writes its bill of materials.
 look() {
   has "$1" .OCIv1.Config.User 65532:65532
@@ -108,9 +117,11 @@ look() {
       if find "$root" -name 'nvcc*' -o -name '*.cuh' -o -name 'libcudart_static*' | grep -q .; then
         fail "$1" "parts of the CUDA toolkit are in it"
       fi
+      answers "$1" 'all are found' sh -c 'ldd /usr/local/lib/findep/lib*.so* | grep "not found" || echo all are found'
       ;;
   esac
   go -C hack/images run ./sbom --root "$root" --name "$prefix/$1" --version "$version" --output "$PWD/$out/$1.cdx.json"
+  [ "$1" != runtime-cuda ] || names "$1" nvidia-cublas nvidia-nccl-cu13 nvidia-cuda-runtime
   step "$1: $(du -sm "$root" | cut -f1) MB, $(grep -c '"findep:foundIn"' "$out/$1.cdx.json") components in $out/$1.cdx.json"
   b umount "$container" >/dev/null
   b rm "$container" >/dev/null

@@ -125,12 +125,13 @@ $(CUDA_LIBRARY): $(CUDA_OBJECTS) $(CUDA_EXPORTS)
 	ln -sf $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_BUILD)/
 
 # What a rank needs at run time. The wheels' own folders of metadata come along:
-# they hold the licences, and tell scanners what is in the image.
+# they hold the licences, and tell scanners what is in the image; the CUDA runtime
+# is inside of our library.
 CUDA_PREFIX := /usr/local/lib/findep
 cuda-install: $(CUDA_LIBRARY) $(CUDA_NCCL_LIBRARY)
 	install -d $(DESTDIR)$(CUDA_PREFIX)
 	install -m 0644 $(CUDA_LIBRARY) $(CUDA_LIB)/libcublasLt.so.13 $(CUDA_NCCL_LIBRARY) $(DESTDIR)$(CUDA_PREFIX)/
-	for info in $(CUDA_WHEELS)/nvidia_cublas-*.dist-info $(CUDA_NCCL)/*.dist-info; do \
+	for info in $(CUDA_WHEELS)/nvidia_cublas-*.dist-info $(CUDA_WHEELS)/nvidia_cuda_runtime-*.dist-info $(CUDA_NCCL)/*.dist-info; do \
 		if [ -d $$info ]; then cp -r $$info $(DESTDIR)$(CUDA_PREFIX)/; fi; done
 
 cuda-resources: $(CUDA_LIBRARY) ## Check registers and spills of every CUDA kernel.
