@@ -35,7 +35,7 @@ func linked(t *testing.T, place func(rank int) (string, []string), args ...strin
 	in, err := local.Start(t.Context(), local.Options{
 		ModelDir: tinyModel, Attention: 2, Expert: 1, MaxContextTokens: 512,
 		Schedule: plan.Schedule{Policy: plan.FinDEP, Order: plan.OrderAuto, Chunks: "Off", Resolve: "Online"},
-		Command:  []string{self, "rank"}, ExtraArgs: append([]string{"--backend", backendName(), "--warm-up=false"}, args...),
+		Command:  []string{self, "rank"}, ExtraArgs: append([]string{"--backend", backendName(), "--warm-up=false", "--heartbeat-timeout", patience}, args...),
 		Place: place, Log: log,
 	})
 	if err != nil {

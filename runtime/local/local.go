@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,6 +64,7 @@ type Instance struct {
 
 	dir     string
 	options Options
+	ports   reservation
 	mu      sync.Mutex
 	ranks   []*process
 }
@@ -96,6 +96,10 @@ func Start(ctx context.Context, o Options) (*Instance, error) {
 		return nil, fmt.Errorf("local instance: %w", err)
 	}
 	in := &Instance{Config: config, dir: dir, options: o, ranks: make([]*process, config.WorldSize())}
+	if config.Ports, in.ports, err = reserve(config.WorldSize()); err != nil {
+		in.Stop()
+		return nil, err
+	}
 	if err := in.prepare(); err != nil {
 		in.Stop()
 		return nil, err
@@ -143,39 +147,7 @@ func newConfig(o Options) (*plan.Instance, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	config.Ports, err = freePorts(world)
-	return config, err
-}
-
-// freePorts finds three unused ports per rank. All are held open until the
-// last is found, so they are distinct; another program could still take one
-// before the rank listens, in which case the rank says which port was taken.
-func freePorts(world int) ([]plan.RankPorts, error) {
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			_ = l.Close()
-		}
-	}()
-	next := func() (int, error) {
-		l, err := net.Listen("tcp", net.JoinHostPort(Host, "0"))
-		if err != nil {
-			return 0, fmt.Errorf("local instance: no free port: %w", err)
-		}
-		held = append(held, l)
-		return l.Addr().(*net.TCPAddr).Port, nil
-	}
-	ports := make([]plan.RankPorts, world)
-	for i := range ports {
-		for _, p := range []*int{&ports[i].Control, &ports[i].Data, &ports[i].Metrics} {
-			n, err := next()
-			if err != nil {
-				return nil, err
-			}
-			*p = n
-		}
-	}
-	return ports, nil
+	return config, nil
 }
 
 // prepare writes instance.json and the TLS material of the instance.
@@ -333,5 +305,6 @@ func (in *Instance) Stop() {
 			<-p.done
 		}
 	}
+	_ = in.ports.release()
 	_ = os.RemoveAll(in.dir)
 }

@@ -131,6 +131,7 @@ func (a *attendance) welcomed(ctx context.Context, w *pb.Welcome) {
 	a.m.mu.Lock()
 	a.m.state.Phase = Gathering
 	a.m.timeout = max(time.Duration(w.GetHeartbeatTimeoutMilliseconds())*time.Millisecond, time.Millisecond)
+	a.m.grace = interval * 3 / 4
 	a.m.mu.Unlock()
 	go a.beat(ctx, max(interval, time.Millisecond))
 }
@@ -370,11 +371,12 @@ func (a *attendance) send(m *pb.MemberMessage) error {
 // no heartbeat, which is the point of it.
 func (a *attendance) beat(ctx context.Context, interval time.Duration) {
 	for sequence := uint64(1); ; sequence++ {
-		if err := a.m.alive(ctx); err != nil {
-			a.giveUp(err)
+		err := a.m.alive(ctx)
+		switch {
+		case ctx.Err() != nil: // Whatever ended the session is known already.
 			return
-		}
-		if ctx.Err() != nil {
+		case err != nil:
+			a.giveUp(err)
 			return
 		}
 		heartbeat := &pb.Heartbeat{Sequence: sequence, Device: a.m.device(), ProfileMismatch: a.m.mismatch()}
@@ -403,11 +405,13 @@ func (a *attendance) giveUp(err error) {
 }
 
 // watch ends the session when the leader is silent for the heartbeat timeout,
-// or does not admit this rank within joinTimeout.
+// or does not admit this rank within joinTimeout. The leader only answers
+// heartbeats, so of a rank that sends none both sides hear nothing: the leader,
+// which looks every half interval and knows whose silence it is, decides first.
 func (a *attendance) watch(ctx context.Context) {
 	for {
 		a.m.mu.Lock()
-		timeout, admitted := a.m.timeout, a.m.state.Phase != Disconnected
+		timeout, admitted := a.m.timeout+a.m.grace, a.m.state.Phase != Disconnected
 		a.m.mu.Unlock()
 		if !admitted {
 			timeout = max(timeout, joinTimeout)

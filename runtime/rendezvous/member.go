@@ -113,8 +113,9 @@ type Member struct {
 
 	mu    sync.Mutex
 	state State
-	// timeout is the heartbeat timeout in use.
-	timeout time.Duration
+	// timeout is the heartbeat timeout in use, grace how much longer the leader
+	// may be silent.
+	timeout, grace time.Duration
 	// worked is closed when the goroutine of the last epoch has ended; the next
 	// epoch waits for it, so that two never touch the rank's state at once.
 	worked chan struct{}
