@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +24,12 @@ import (
 )
 
 const tinyModel = "../../test/testdata/tinymodel"
+
+// patience bounds every wait of these tests; nothing depends on its length.
+const patience = 60 * time.Second
+
+// listening finds the address in the log.
+var listening = regexp.MustCompile(`"address":"([^"]+)"`)
 
 // instance is the configuration of one attention and one expert rank.
 func instance(model string) *plan.Instance {
@@ -50,7 +56,6 @@ func configDir(t *testing.T, in *plan.Instance) string {
 // process is a server running as the command does.
 type process struct {
 	t    *testing.T
-	url  string
 	log  *syncBuffer
 	stop context.CancelFunc
 	done chan error
@@ -75,19 +80,11 @@ func (b *syncBuffer) text() string {
 
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{t: t, url: "http://" + address, log: &syncBuffer{}, done: make(chan error, 1)}
+	p := &process{t: t, log: &syncBuffer{}, done: make(chan error, 1)}
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())
 	cmd := command(slog.New(slog.NewJSONHandler(p.log, nil)))
-	cmd.SetArgs(append(args, "--listen", address))
+	cmd.SetArgs(append(args, "--listen", "127.0.0.1:0"))
 	cmd.SetOut(io.Discard)
 	cmd.SetErr(io.Discard)
 	go func() { p.done <- cmd.ExecuteContext(ctx) }()
@@ -95,24 +92,44 @@ func launch(t *testing.T, args ...string) *process {
 	return p
 }
 
+// until polls for a condition that is bound to come about.
+func (p *process) until(what string, condition func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("waited in vain for %s; log: %s", what, p.log.text())
+		}
+	}
+}
+
+// url is that of a path. The port is the kernel's choice, which the log tells.
+func (p *process) url(path string) string {
+	p.t.Helper()
+	var address string
+	p.until("the address", func() bool {
+		if m := listening.FindStringSubmatch(p.log.text()); m != nil {
+			address = m[1]
+		}
+		return address != ""
+	})
+	return "http://" + address + path
+}
+
 // get polls a path until it has the status.
 func (p *process) get(path string, status int) string {
 	p.t.Helper()
-	last := ""
-	for range 2000 {
-		r, err := http.Get(p.url + path)
-		if err == nil {
-			b, _ := io.ReadAll(r.Body)
-			_ = r.Body.Close()
-			if r.StatusCode == status {
-				return string(b)
-			}
-			last = r.Status + " " + string(b)
+	var text string
+	p.until(fmt.Sprint(path, " to have status ", status), func() bool {
+		r, err := http.Get(p.url(path))
+		if err != nil {
+			return false
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	p.t.Fatalf("%s never had status %d; last %s; log: %s", path, status, last, p.log.text())
-	return ""
+		b, _ := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		text = string(b)
+		return r.StatusCode == status
+	})
+	return text
 }
 
 func (p *process) complete(prompt string) (text string, status int) {
@@ -121,7 +138,7 @@ func (p *process) complete(prompt string) (text string, status int) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	r, err := http.Post(p.url+"/v1/completions", "application/json", bytes.NewReader(b))
+	r, err := http.Post(p.url("/v1/completions"), "application/json", bytes.NewReader(b))
 	if err != nil {
 		return err.Error(), 0
 	}
@@ -168,14 +185,9 @@ func TestLeaderServesAndDrains(t *testing.T) {
 	go func() { text, _ := p.complete("In the beginning"); answer <- text }()
 	<-started
 	p.stop()
-	for range 2000 {
-		if strings.Contains(p.log.text(), `"draining"`) {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	p.until("the drain to begin", func() bool { return strings.Contains(p.log.text(), `"draining"`) })
 	// Others are told when to come back, as long as the accepted one runs.
-	refusal, err := http.Post(p.url+"/v1/completions", "application/json", strings.NewReader(`{"model":"tiny","prompt":"And"}`))
+	refusal, err := http.Post(p.url("/v1/completions"), "application/json", strings.NewReader(`{"model":"tiny","prompt":"And"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,17 +196,7 @@ func TestLeaderServesAndDrains(t *testing.T) {
 		t.Errorf("while draining: status %d, Retry-After %q", refusal.StatusCode, refusal.Header.Get("Retry-After"))
 	}
 	p.get("/readyz", http.StatusServiceUnavailable)
-	if !e.Report().GetDraining() {
-		for range 2000 {
-			if e.Report().GetDraining() {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		if !e.Report().GetDraining() {
-			t.Error("the sidecar was not told")
-		}
-	}
+	p.until("the sidecar to be told", func() bool { return e.Report().GetDraining() })
 	close(hold)
 	if got, want := <-answer, expect("In the beginning"); got != want {
 		t.Errorf("the accepted request got %q, want %q", got, want)
@@ -220,7 +222,7 @@ func TestDrainThatTakesTooLongTellsItsClients(t *testing.T) {
 	p.get("/readyz", http.StatusOK)
 	answer := make(chan string)
 	go func() {
-		r, err := http.Post(p.url+"/v1/completions", "application/json", strings.NewReader(`{"model":"tiny","prompt":"And","stream":true}`))
+		r, err := http.Post(p.url("/v1/completions"), "application/json", strings.NewReader(`{"model":"tiny","prompt":"And","stream":true}`))
 		if err != nil {
 			answer <- err.Error()
 			return
@@ -319,13 +321,9 @@ func TestFollowerNamesWhatIsMissing(t *testing.T) {
 	}
 	p := launch(t, "--config-dir", configDir(t, instance(model)), "--rank", "1")
 	p.get("/healthz", http.StatusOK)
-	for range 2000 {
-		if strings.Contains(p.get("/readyz", http.StatusServiceUnavailable), "model-00002-of-00002.safetensors") {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Errorf("log: %s", p.log.text())
+	p.until("the file to be named", func() bool {
+		return strings.Contains(p.get("/readyz", http.StatusServiceUnavailable), "model-00002-of-00002.safetensors")
+	})
 }
 
 func TestStartErrors(t *testing.T) {

@@ -153,7 +153,7 @@ type gates struct {
 func newGates(t *testing.T) *gates {
 	g := &gates{counts: map[string]int{}}
 	g.changed = sync.NewCond(&g.mu)
-	timer := time.AfterFunc(20*time.Second, func() { g.fail(errors.New("waited in vain")) })
+	timer := time.AfterFunc(patience, func() { g.fail(errors.New("waited in vain")) })
 	t.Cleanup(func() { timer.Stop() })
 	return g
 }

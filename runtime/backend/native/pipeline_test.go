@@ -133,7 +133,7 @@ func meet(t *testing.T) (devices [2]backend.Device, pipelines [2]backend.Pipelin
 	for rank := range 2 {
 		go func() {
 			var err error
-			pipelines[rank], err = sides[rank].OpenPipeline(backend.PipelineConfig{Rank: rank, World: 2, IDs: ids, Timeout: 10 * time.Second})
+			pipelines[rank], err = sides[rank].OpenPipeline(backend.PipelineConfig{Rank: rank, World: 2, IDs: ids, Timeout: time.Minute})
 			errs <- err
 		}()
 	}
@@ -162,7 +162,7 @@ func shimLostInMidStep(t *testing.T) {
 	}
 	p := pipelines[0]
 	for range 2 {
-		if err := errors.Join(p.Run(list, buffers), p.Wait(time.Second)); err != nil {
+		if err := errors.Join(p.Run(list, buffers), p.Wait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,7 +178,7 @@ func shimLostInMidStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("FINDEP_CUDA_SHIM_FAIL", "cudaEventQuery")
-	expect(t, p.Wait(time.Second), backend.ErrDeviceLost, "must start again")
+	expect(t, p.Wait(time.Minute), backend.ErrDeviceLost, "must start again")
 	t.Setenv("FINDEP_CUDA_SHIM_FAIL", "")
 	expect(t, p.Run(list, buffers), backend.ErrCancelled, "next epoch")
 }

@@ -83,13 +83,11 @@ func (s *stand) ready() *stand {
 // until polls for a condition that is bound to come about.
 func (s *stand) until(what string, condition func() bool) {
 	s.t.Helper()
-	for range 5000 {
-		if condition() {
-			return
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("never %s: %+v", what, s.loop.Status())
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
-	s.t.Fatalf("never %s: %+v", what, s.loop.Status())
 }
 
 type fields map[string]any

@@ -294,13 +294,17 @@ func TestEngineErrors(t *testing.T) {
 			e := servingtest.New()
 			var from atomic.Int64
 			from.Store(1 << 30)
-			// Slow enough for a stream to begin before the fault.
-			e.OnStep = func(*servingtest.StepRequest) { time.Sleep(5 * time.Millisecond) }
+			// The fault in the middle of a stream waits until the stream has begun.
+			begun := make(chan struct{})
 			e.Fault = func(step int) servingtest.Fault {
-				if n := from.Load(); int64(step) >= n && int64(step) < n+3 {
-					return tt.fault
+				n := from.Load()
+				if int64(step) < n || int64(step) >= n+3 {
+					return servingtest.None
 				}
-				return servingtest.None
+				if n > 0 {
+					<-begun
+				}
+				return tt.fault
 			}
 			s := start(t, e, nil).ready()
 			from.Store(0)
@@ -316,9 +320,12 @@ func TestEngineErrors(t *testing.T) {
 			steps, _, _ := e.Steps()
 			from.Store(int64(steps) + 8)
 			r = s.post(request(fields{"stream": true}))
-			b, _ = io.ReadAll(r.Body)
-			if !strings.Contains(string(b), tt.want) || strings.Contains(string(b), "[DONE]") || !strings.HasPrefix(string(b), "data: {\"id\"") {
-				t.Errorf("the stream has %s", b)
+			stream := bufio.NewReader(r.Body)
+			first, _ := stream.ReadString('\n')
+			close(begun)
+			b, _ = io.ReadAll(stream)
+			if !strings.Contains(string(b), tt.want) || strings.Contains(string(b), "[DONE]") || !strings.HasPrefix(first, "data: {\"id\"") {
+				t.Errorf("the stream has %s%s", first, b)
 			}
 			from.Store(1 << 30)
 			if c := s.complete(nil); c.Choices[0].Text != s.expect("The quick brown fox", 16) {
@@ -332,9 +339,9 @@ func TestEngineErrors(t *testing.T) {
 // longer than a body may.
 func TestBodyDeadlineEndsWithTheBody(t *testing.T) {
 	e := servingtest.New()
-	e.OnStep = func(*servingtest.StepRequest) { time.Sleep(20 * time.Millisecond) }
+	e.OnStep = func(*servingtest.StepRequest) { time.Sleep(80 * time.Millisecond) } // 16 of them.
 	s := start(t, e, func(_ *serving.Config, c *openai.Config) {
-		c.BodyTimeout, c.WriteTimeout = 50*time.Millisecond, 100*time.Millisecond
+		c.BodyTimeout, c.WriteTimeout = time.Second, time.Second
 	}).ready()
 	if c := s.complete(nil); c.Choices[0].Text != s.expect("The quick brown fox", 16) {
 		t.Errorf("%+v", c)

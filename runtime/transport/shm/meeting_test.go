@@ -169,7 +169,7 @@ func TestVisitorsWithoutGoodMemory(t *testing.T) {
 			if p, err := i.Take(); err == nil {
 				t.Errorf("there is a pipe: %v", p)
 			}
-			for deadline := time.Now().Add(10 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); descriptors(t) > before; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%d descriptors are open, %d were", descriptors(t), before)
 				}

@@ -23,7 +23,7 @@ func TestEverySizeArrivesByItself(t *testing.T) {
 	each(t, func(t *testing.T, v variant) {
 		a, e := v.pair(t)
 		out, in := to(t, a, 1), from(t, e, 0)
-		timeout := time.AfterFunc(30*time.Second, func() { a.Abort(fmt.Errorf("a message did not arrive")) })
+		timeout := time.AfterFunc(patience, func() { a.Abort(fmt.Errorf("a message did not arrive")) })
 		defer timeout.Stop()
 		for _, base := range []int{0, 16 << 10, 32 << 10, 51 << 10, 67 << 10, 128 << 10, 144 << 10, 179 << 10, 195 << 10, 256 << 10, 1 << 20} {
 			for _, size := range []int{max(0, base-49), max(0, base-1), base, base + 1, base + 4095} {
@@ -68,7 +68,7 @@ func stopMidway(t *testing.T, v variant) {
 	select {
 	case err := <-done: // All of it may have been sent before the end.
 		t.Logf("the receiver ended with %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the receiver still waits")
 	}
 }

@@ -56,7 +56,7 @@ func TestBadVerdictsAreRefused(t *testing.T) {
 	for name, verdict := range map[string]byte{"shared, without having come": 1, "unknown": 7} {
 		t.Run(name, func(t *testing.T) {
 			refused := make(chan string, 1)
-			e := listen(t, nil, tcp.Options{Shared: meeting(t, shm.Options{}), HandshakeTimeout: 5 * time.Second,
+			e := listen(t, nil, tcp.Options{Shared: meeting(t, shm.Options{}), HandshakeTimeout: patience,
 				Refused: func(reason string, err error) { refused <- reason + ": " + err.Error() }})
 			go func() { _, _ = e.Connect(bounded(t), 1, 1, []transport.Peer{{Rank: 0}}) }()
 			conn, err := net.Dial("tcp", e.Addr().String())
@@ -81,7 +81,7 @@ func TestBadVerdictsAreRefused(t *testing.T) {
 				if !strings.HasPrefix(got, "handshake: ") {
 					t.Errorf("refused for %q", got)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(patience):
 				t.Error("nothing was refused")
 			}
 		})
