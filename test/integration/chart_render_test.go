@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/test/wrappers"
 )
 
@@ -137,11 +138,11 @@ func TestChartRenders(t *testing.T) {
 // TestChartImages shows the images that the manager hands to instances.
 func TestChartImages(t *testing.T) {
 	for name, tc := range map[string]struct{ values, want []string }{
-		"defaults": {nil, []string{"--runtime-image=findep/runtime:0.1.0", "--runtime-cuda-image=findep/runtime-cuda:0.1.0", "--server-image=findep/server:0.1.0"}},
+		"defaults": {nil, []string{"--runtime-image=findep/runtime:0.2.0", "--runtime-cuda-image=findep/runtime-cuda:0.2.0", "--server-image=findep/server:0.2.0"}},
 		"registry and tags": {[]string{"images.registry=r.example/x", "images.tag=v1", "images.runtimeCUDA.tag=v1-sm90"},
 			[]string{"--runtime-image=r.example/x/runtime:v1", "--runtime-cuda-image=r.example/x/runtime-cuda:v1-sm90", "--server-image=r.example/x/server:v1"}},
 		"one image for all": {[]string{"images.runtimeCUDA.repository=", "images.runtime.repository=all"},
-			[]string{"--runtime-image=findep/all:0.1.0", "--server-image=findep/server:0.1.0"}},
+			[]string{"--runtime-image=findep/all:0.2.0", "--server-image=findep/server:0.2.0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, output, err := template(t, tc.values...)
@@ -157,13 +158,24 @@ func TestChartImages(t *testing.T) {
 
 func TestChartRefusesWrongValues(t *testing.T) {
 	for name, tc := range map[string]struct{ value, want string }{
-		"misspelt":     {"metrics.podMonitors.enabled=true", "podMonitors"},
-		"interval":     {"metrics.podMonitor.interval=often", "interval"},
-		"scope":        {"scope.mode=Galaxy", "mode"},
-		"replicas":     {"replicas=99", "replicas"},
-		"webhooks":     {"webhooks.mode=on", "mode"},
-		"failures":     {"webhooks.failurePolicy=Panic", "failurePolicy"},
-		"not a switch": {"instances.networkPolicy=maybe", "networkPolicy"},
+		"misspelt":               {"metrics.podMonitors.enabled=true", "'/metrics': additional properties 'podMonitors' not allowed"},
+		"misspelt at the top":    {"image.tag=v1", "additional properties 'image' not allowed"},
+		"interval":               {"metrics.podMonitor.interval=often", "'/metrics/podMonitor/interval': 'often' does not match"},
+		"scope":                  {"scope.mode=Galaxy", "'/scope/mode': value must be one of 'Cluster', 'Namespaced'"},
+		"one namespace, no list": {"scope.namespaces=a", "'/scope/namespaces': got string, want array"},
+		"no name of a namespace": {"scope.namespaces={a,B_c}", "'/scope/namespaces/1': 'B_c' does not match"},
+		"a namespace twice":      {"scope.namespaces={a,a}", "'/scope/namespaces': items at 0 and 1 are equal"},
+		"replicas":               {"replicas=99", "'/replicas': maximum"},
+		"replicas in words":      {"replicas=two", "'/replicas': got string, want integer"},
+		"webhooks":               {"webhooks.mode=certmanager", "'/webhooks/mode': value must be one of 'selfManaged', 'certManager', 'disabled'"},
+		"failures":               {"webhooks.failurePolicy=Panic", "'/webhooks/failurePolicy': value must be one of"},
+		"an issuer without name": {"webhooks.certManager.issuerRef.kind=ClusterIssuer", "'name' required, if 'kind' exists"},
+		"not a switch":           {"instances.networkPolicy=maybe", "'/instances/networkPolicy': got string, want boolean"},
+		"a switch, no settings":  {"metrics.serviceMonitor=true", "'/metrics/serviceMonitor': got boolean, want object"},
+		"a tag with the name":    {"images.manager.tag=manager:v1", "'/images/manager/tag': 'manager:v1' does not match"},
+		"a secret as an object":  {"images.pullSecrets[0].name=x", "'/images/pullSecrets/0': got object, want string"},
+		"no name for objects":    {"fullnameOverride=My_Operator", "'/fullnameOverride': 'My_Operator' does not match"},
+		"no name of an account":  {"serviceAccount.name=A b", "'/serviceAccount/name': 'A b' does not match"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, output, err := template(t, tc.value); err == nil || !strings.Contains(output, tc.want) {
@@ -218,6 +230,64 @@ func show(t *testing.T, text *strings.Builder, name string, value any) {
 		t.Fatal(err)
 	}
 	text.Write(b)
+}
+
+// TestChartNotes shows what helm prints after an installation, and that the
+// manifest in it is one, as it stands: people paste it.
+func TestChartNotes(t *testing.T) {
+	for name, values := range map[string]string{
+		"defaults":     "replicas=1",
+		"namespaced":   "scope.mode=Namespaced,scope.namespaces={models}",
+		"cert-manager": "webhooks.mode=certManager,metrics.enabled=false,crds.keep=false",
+		"bare":         "webhooks.mode=disabled,crds.enabled=false",
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := exec.CommandContext(t.Context(), helm(t), "install", "findep", chart, "--namespace", "findep-system", "--dry-run=client", "--set", values).CombinedOutput()
+			_, notes, found := strings.Cut(string(out), "\nNOTES:\n")
+			if err != nil || !found {
+				t.Fatalf("%v: %s", err, out)
+			}
+			wrappers.Golden(t, "notes-"+name+".golden.txt", notes)
+			_, manifest, _ := strings.Cut(notes, "<<EOF\n")
+			manifest, _, found = strings.Cut(manifest, "\nEOF\n")
+			var d v1alpha1.MoEDeployment
+			if err := yaml.UnmarshalStrict([]byte(manifest), &d); err != nil || !found || d.Spec.GPUs.Total != 8 {
+				t.Errorf("no manifest that ends in a line of its own: %v\n%s", err, manifest)
+			}
+		})
+	}
+}
+
+// TestChartCleansUp: the objects that the manager and cert-manager make beside
+// the chart's have hooks of the same names, which delete them at the end.
+func TestChartCleansUp(t *testing.T) {
+	objects, output, err := template(t, "fullnameOverride=x")
+	if err != nil {
+		t.Fatal(output)
+	}
+	var hooks []string
+	for _, o := range objects {
+		if a := o.GetAnnotations(); a["helm.sh/hook"] == "post-delete" {
+			if a["helm.sh/hook-delete-policy"] != "before-hook-creation,hook-succeeded" {
+				t.Errorf("%s %s stays, or does not replace what is there: %v", o.GetKind(), o.GetName(), a)
+			}
+			hooks = append(hooks, o.GetNamespace()+" "+o.GetKind()+" "+o.GetName())
+		}
+	}
+	slices.Sort(hooks)
+	want := []string{"findep-system Lease findep-operator.findep.dev", "findep-system Secret x-webhook-cert", "findep-system Secret x-webhook-tls"}
+	if !slices.Equal(hooks, want) {
+		t.Errorf("got %q, want %q", hooks, want)
+	}
+	for _, made := range []string{"--webhook-secret=x-webhook-cert", `LeaderElectionID:       "findep-operator.findep.dev"`} {
+		main, err := os.ReadFile("../../cmd/manager/main.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(output+string(main), made) {
+			t.Errorf("nothing says %s any more", made)
+		}
+	}
 }
 
 // TestKustomizationNamesAgree: what is written out in the flags of the manager
