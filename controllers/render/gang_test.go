@@ -78,6 +78,13 @@ func TestGoldenGangs(t *testing.T) {
 			},
 			v1alpha1.RoleExpert: {Products: []string{"NVIDIA-H200"}, RuntimeImage: "findep/runtime-cuda:1"},
 		}}, change: func(in *render.Input) { in.Groups.Attention.NodeSelector = map[string]string{"pool": "user"} }},
+		"avoiding": {placement: resolve.Placement{Hardware: map[v1alpha1.Role]resolve.Hardware{
+			v1alpha1.RoleExpert: {Products: []string{"NVIDIA-H200"}},
+		}}, change: func(in *render.Input) {
+			in.Avoid = []string{"sick-1", "sick-2"}
+			in.Groups.Attention.PodTemplate = &runtime.RawExtension{Raw: []byte(`{"spec":{"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{
+				"nodeSelectorTerms":[{"matchExpressions":[{"key":"zone","operator":"In","values":["a"]}]},{"matchExpressions":[{"key":"spare","operator":"Exists"}]}]}}}}}`)}
+		}},
 		"patched": {change: func(in *render.Input) {
 			in.Groups.Expert.PodTemplate = &runtime.RawExtension{Raw: []byte(`{"metadata":{"labels":{"team":"moe"}},"spec":{"schedulerName":"mine",
 				"initContainers":[{"name":"runtime","env":[{"name":"NCCL_DEBUG","value":"INFO"}]}],

@@ -50,6 +50,9 @@ type Input struct {
 	Gang bool
 	// ConfigHash identifies the configuration in the Secret.
 	ConfigHash string
+	// Avoid are nodes that pods must keep off. It is of the moment, and changes no
+	// pod that exists.
+	Avoid []string
 	// Decision holds what was decided when the revision's first instance was made.
 	Decision resolve.Decision
 }
