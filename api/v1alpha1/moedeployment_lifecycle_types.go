@@ -68,7 +68,31 @@ type RecoverySpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
 	BackoffSeconds int32 `json:"backoffSeconds,omitempty"`
+
+	// unhealthyGPUs says what happens to an instance with pods on a node whose GPUs
+	// are to be repaired, as the node's conditions or taints, the device plugin or
+	// the pod itself say. MoveWhenDown (default): once it does not serve, those pods
+	// are made again on other nodes, or all of its pods with policy
+	// RecreateInstance; Move: an instance that serves is moved too, as far as
+	// rollout.maxUnavailable allows; Report: condition NodesHealthy tells, and
+	// nothing else happens. Instances are moved one after the other, a move counts
+	// towards maxRestarts, and none begins unless other nodes have GPUs for it. New
+	// pods keep off such nodes, unless this is Report. With policy None nothing is
+	// moved.
+	// +optional
+	UnhealthyGPUs UnhealthyGPUPolicy `json:"unhealthyGPUs,omitempty"`
 }
+
+// UnhealthyGPUPolicy says what is done about GPUs that are to be repaired.
+// +kubebuilder:validation:Enum=MoveWhenDown;Move;Report
+type UnhealthyGPUPolicy string
+
+// The policies about GPUs that are to be repaired.
+const (
+	UnhealthyGPUMoveWhenDown UnhealthyGPUPolicy = "MoveWhenDown"
+	UnhealthyGPUMove         UnhealthyGPUPolicy = "Move"
+	UnhealthyGPUReport       UnhealthyGPUPolicy = "Report"
+)
 
 // RecoveryPolicy says what is replaced when a pod fails.
 // +kubebuilder:validation:Enum=InPlace;RecreateInstance;None

@@ -85,6 +85,41 @@ type MoEDeploymentStatus struct {
 	// +listMapKey=index
 	// +kubebuilder:validation:MaxItems=1024
 	Instances []InstanceStatus `json:"instances,omitempty"`
+
+	// unhealthyGPUs are those that pods reported as failed. Pods that are made from
+	// now on keep off their nodes. An entry goes when its node restarts or is
+	// removed, when the pod reports its GPU well again, after a day, and when
+	// recovery.unhealthyGPUs is Report.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=64
+	UnhealthyGPUs []UnhealthyGPU `json:"unhealthyGPUs,omitempty"`
+}
+
+// UnhealthyGPU is a GPU that the pod which has or had it reported as failed.
+type UnhealthyGPU struct {
+	// uid of the pod.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	UID string `json:"uid,omitempty"`
+
+	// node is the node of the pod.
+	// +optional
+	Node string `json:"node,omitempty"`
+
+	// bootID is what the node called its uptime at the time.
+	// +optional
+	BootID string `json:"bootID,omitempty"`
+
+	// since is when it was reported first.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// message says what was reported.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // Role is the group a GPU belongs to.
@@ -423,12 +458,35 @@ type InstanceStatus struct {
 	// +optional
 	DrainingSince *metav1.Time `json:"drainingSince,omitempty"`
 
+	// moving says off which nodes the instance is moved, since their GPUs are to be
+	// repaired, until it serves again. It is written before a pod is deleted.
+	// +optional
+	Moving *MoveStatus `json:"moving,omitempty"`
+
 	// counted are the pods whose failures are counted, so that none counts twice.
 	// +optional
 	// +listType=map
 	// +listMapKey=uid
 	// +kubebuilder:validation:MaxItems=1024
 	Counted []CountedFailures `json:"counted,omitempty"`
+}
+
+// MoveStatus is the move of an instance off nodes.
+type MoveStatus struct {
+	// since is when it was decided.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// nodes are the nodes that the instance leaves.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	Nodes []string `json:"nodes,omitempty"`
+
+	// message says why.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // CountedFailures is how many failures of one pod are counted.

@@ -41,6 +41,7 @@ func (s *scope) planInstances() {
 // not keep the others from their turn.
 func (r *Reconciler) reconcileInstances(ctx context.Context, s *scope) error {
 	s.considerScaleDown()
+	s.considerMoves()
 	var errs []error
 	for _, in := range s.instances {
 		if err := r.carryOut(ctx, s, in); err != nil {
@@ -72,6 +73,8 @@ func (r *Reconciler) carryOut(ctx context.Context, s *scope, i *instance) error 
 			s.note(v1alpha1.ReasonRecovering, "Recreate", "Recreating instance %d, which has failed", i.index)
 		}
 		return r.deletePods(ctx, i)
+	case relocate:
+		return r.moveInstance(ctx, s, i)
 	case complete:
 		return r.completeInstance(ctx, s, i)
 	default:
@@ -102,6 +105,9 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 	}
 	if len(i.pods) == 0 {
 		r.backlog.wait(ctx, r.Clock.Now)
+	}
+	if len(missing) > 0 {
+		in.Avoid = s.avoid()
 	}
 	made, err := r.createPods(ctx, s, in, missing)
 	// That a new instance gets its pods goes without saying, and a rollout has said

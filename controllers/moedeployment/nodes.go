@@ -115,7 +115,7 @@ func (s *scope) nodesHealthy() verdict {
 	var found []signal
 	for _, i := range s.instances {
 		for _, pod := range sorted(i.pods) {
-			for _, one := range []signal{s.nodeSignal(pod), deviceSignal(pod, i.observation)} {
+			for _, one := range []signal{s.nodeSignal(i, pod), deviceSignal(pod, i.observation), i.sick[pod.Name]} {
 				if one.reason != "" && !slices.Contains(found, one) {
 					found = append(found, one)
 				}
@@ -135,14 +135,47 @@ func (s *scope) nodesHealthy() verdict {
 	if more := len(found) - len(texts); more > 0 {
 		texts = append(texts, fmt.Sprintf("And %d more.", more))
 	}
+	texts = append(texts, s.moveTexts()...)
 	return no(found[0].reason, strings.Join(texts, " "))
 }
 
-func (s *scope) nodeSignal(pod *corev1.Pod) signal {
+// moveTexts says of instances on sick nodes what is done about it.
+func (s *scope) moveTexts() []string {
+	var texts []string
+	for _, i := range s.instances {
+		if len(i.leaves) > 0 && len(texts) < maxSignals {
+			texts = append(texts, i.move.says(i.index, i.leaves))
+		}
+	}
+	return texts
+}
+
+// nodeSignal is what the node of a pod says to it.
+func (s *scope) nodeSignal(i *instance, pod *corev1.Pod) signal {
 	if !scheduled(pod) {
 		return signal{}
 	}
-	return signalOf(pod.Spec.NodeName, s.nodes[pod.Spec.NodeName], nil)
+	return signalOf(pod.Spec.NodeName, s.nodes[pod.Spec.NodeName], s.group(i, roleOf(pod)).Tolerations)
+}
+
+// deviceKnown says that the device plugin or the sidecar says anything about the
+// device of a pod.
+func deviceKnown(pod *corev1.Pod, o *plan.Observation) bool {
+	if o != nil {
+		for _, rank := range o.Ranks {
+			if rank.Rank == rankOf(pod) && rank.Device != nil {
+				return true
+			}
+		}
+	}
+	for _, c := range containerStatuses(pod) {
+		for _, r := range c.AllocatedResourcesStatus {
+			if len(r.Resources) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // releaseLostPods removes the pods of nodes that do not exist any more or are out
@@ -156,7 +189,7 @@ func (r *Reconciler) releaseLostPods(ctx context.Context, s *scope) error {
 	var errs []error
 	for _, i := range s.instances {
 		for _, pod := range sorted(i.pods) {
-			switch s.nodeSignal(pod).reason {
+			switch s.nodeSignal(i, pod).reason {
 			case v1alpha1.ReasonNodeGone:
 				// The cache may not know a new node yet.
 				err := r.Reader.Get(ctx, types.NamespacedName{Name: pod.Spec.NodeName}, &corev1.Node{})

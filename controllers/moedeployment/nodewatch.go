@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -87,8 +88,12 @@ func (c nodeChange) concerns(d *v1alpha1.MoEDeployment, there bool, profile func
 	})
 }
 
-// waits says that an instance has pods without a node.
+// waits says that an instance has pods without a node, or may wait for another one
+// than it has.
 func waits(d *v1alpha1.MoEDeployment) bool {
+	if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ConditionNodesHealthy); c != nil && c.Reason == v1alpha1.ReasonGPUUnhealthy {
+		return true
+	}
 	return slices.ContainsFunc(d.Status.Instances, func(i v1alpha1.InstanceStatus) bool {
 		return i.Phase == v1alpha1.InstancePending
 	})

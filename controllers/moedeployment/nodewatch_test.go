@@ -53,9 +53,9 @@ func withCondition(kind corev1.NodeConditionType, status corev1.ConditionStatus)
 
 func cordoned(n *corev1.Node) { n.Spec.Unschedulable = true }
 
-// TestNodesWakeWhomTheyConcern: of a deployment on the node, one elsewhere, one
-// that waits for GPUs, and one that another profile would suit, each change wakes
-// those that it concerns and nobody else.
+// TestNodesWakeWhomTheyConcern: of a deployment on the node, one elsewhere, two
+// that wait for GPUs, for want of any or of well ones, and one that another profile
+// would suit, each change wakes those that it concerns and nobody else.
 func TestNodesWakeWhomTheyConcern(t *testing.T) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
@@ -69,6 +69,9 @@ func TestNodesWakeWhomTheyConcern(t *testing.T) {
 		d.Status.Profiles = []v1alpha1.ProfileStatus{{Role: v1alpha1.RoleAttention, Name: profile}}
 		return d
 	}
+	sick := deployment("sick", "cpu", v1alpha1.InstanceServing)
+	sick.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNodesHealthy, Reason: v1alpha1.ReasonGPUUnhealthy}}
+	sick.Spec.Groups.Attention.ProfileRef = "cpu"
 	fixed := deployment("elsewhere", "cpu", v1alpha1.InstanceServing)
 	fixed.Spec.Groups.Attention.ProfileRef = "cpu"
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Labels: map[string]string{v1alpha1.LabelDeployment: "there"}}}
@@ -84,20 +87,20 @@ func TestNodesWakeWhomTheyConcern(t *testing.T) {
 			n.Status.Images = []corev1.ContainerImage{{SizeBytes: 1}}
 		})},
 		"cordoned":                      {was: well, is: gpuNode("n", 8, cordoned), want: []string{"there"}},
-		"made schedulable":              {was: gpuNode("n", 8, cordoned), is: well, want: []string{"there", "waiting"}},
+		"made schedulable":              {was: gpuNode("n", 8, cordoned), is: well, want: []string{"sick", "there", "waiting"}},
 		"a GPU gets sick":               {was: well, is: gpuNode("n", 8, withCondition("GpuMemWatch", corev1.ConditionTrue)), want: []string{"there"}},
 		"rebooted":                      {was: well, is: gpuNode("n", 8, func(n *corev1.Node) { n.Status.NodeInfo.BootID = "2" }), want: []string{"there"}},
-		"more GPUs":                     {was: gpuNode("n", 4), is: well, want: []string{"waiting"}},
+		"more GPUs":                     {was: gpuNode("n", 4), is: well, want: []string{"sick", "waiting"}},
 		"gone":                          {was: well, want: []string{"there"}},
 		"new, without GPUs":             {is: gpuNode("n", 0), want: []string{"there"}},
-		"new, with GPUs":                {is: well, want: []string{"there", "waiting"}},
-		"labelled with another product": {was: well, is: gpuNode("n", 8, h100), want: []string{"planned", "there", "waiting"}},
+		"new, with GPUs":                {is: well, want: []string{"sick", "there", "waiting"}},
+		"labelled with another product": {was: well, is: gpuNode("n", 8, h100), want: []string{"planned", "sick", "there", "waiting"}},
 		"another label":                 {was: gpuNode("n", 0), is: gpuNode("n", 0, func(n *corev1.Node) { n.Labels["pool"] = "b" }), want: []string{"there"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			objects := []client.Object{
-				pod, fixed, deployment("there", "h100-sxm", v1alpha1.InstanceServing), deployment("waiting", "h100-sxm", v1alpha1.InstancePending),
+				sick, pod, fixed, deployment("there", "h100-sxm", v1alpha1.InstanceServing), deployment("waiting", "h100-sxm", v1alpha1.InstancePending),
 				deployment("planned", "cpu", v1alpha1.InstanceServing),
 			}
 			var facts resolve.Facts
@@ -106,7 +109,7 @@ func TestNodesWakeWhomTheyConcern(t *testing.T) {
 				facts.NodeLabels = []map[string]string{tc.is.Labels}
 			}
 			// Those that no other profile would suit are planned with the one of now.
-			for _, o := range objects[2:4] {
+			for _, o := range objects[3:5] {
 				o.(*v1alpha1.MoEDeployment).Status.Profiles[0].Name = resolve.ProfileName(&v1alpha1.GroupSpec{}, facts)
 			}
 			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithIndex(&corev1.Pod{}, podNode, nodeOf).Build()

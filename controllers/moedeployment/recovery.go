@@ -112,9 +112,8 @@ func recall(before *v1alpha1.InstanceStatus, i *instance, size int, serving bool
 		h.fresh = h.fresh || n > countOf(known, uid)
 	}
 	slices.SortFunc(h.counted, func(a, b v1alpha1.CountedFailures) int { return cmp.Compare(a.UID, b.UID) })
-	if h.fresh && (h.failures == 0 || now.Sub(h.last) >= p.backoff) {
-		h.failures++
-		h.last = now.Truncate(timeResolution)
+	if h.fresh {
+		h.count(now, p)
 	}
 	h.settle(i, size, serving, now)
 	return h

@@ -23,6 +23,9 @@ const (
 	recreate
 	// restart deletes its pods since they failed; a later pass makes new ones.
 	restart
+	// relocate deletes its pods on nodes whose GPUs are to be repaired; a later pass
+	// makes them again elsewhere. planMoves decides on it.
+	relocate
 	// remove deletes all its children.
 	remove
 )

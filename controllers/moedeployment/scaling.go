@@ -104,7 +104,7 @@ func (s *scope) considerMembers() {
 	for n := range s.original.Status.Instances {
 		before := &s.original.Status.Instances[n]
 		i := s.byIndex(before.Index)
-		i.listed = true
+		i.listed, i.moving = true, before.Moving
 		if before.DrainingSince != nil {
 			i.drainingSince = before.DrainingSince.Time
 		}

@@ -45,6 +45,10 @@ type scope struct {
 	budget *policyv1.PodDisruptionBudget
 	// nodes are the nodes by name; nil if they may not be read. Set by gather.
 	nodes map[string]*corev1.Node
+	// unhealthy is the list that status is to have of GPUs that failed, as soon as
+	// movesConsidered. Set by considerMoves.
+	unhealthy       []v1alpha1.UnhealthyGPU
+	movesConsidered bool
 	// facts is what resolve decides from. Set by gather.
 	facts resolve.Facts
 
@@ -93,7 +97,19 @@ type instance struct {
 	history history
 	remedy  remedy
 
-	// action is what this pass does with it. Set by planInstances.
+	// sick says of its pods on GPUs that are to be repaired, by name, why. Set by
+	// considerDevices.
+	sick map[string]signal
+	// leaves are the nodes of those, move is what is done about it. Set by
+	// considerMoves.
+	leaves []string
+	move   move
+	// moving is its mark in status. Set by considerMembers from status, and by
+	// considerMoves.
+	moving *v1alpha1.MoveStatus
+
+	// action is what this pass does with it. Set by planInstances and, for moves, by
+	// considerMoves.
 	action action
 	// scheduleHash identifies the schedule settings that it is to have, configHash
 	// the whole configuration. Set by reconcileSecrets.

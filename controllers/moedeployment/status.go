@@ -28,6 +28,9 @@ func (s *scope) computeStatus() {
 		s.computeInstances(st)
 		s.computeCounts(st)
 	}
+	if s.movesConsidered {
+		st.UnhealthyGPUs = s.unhealthy
+	}
 	if s.resolved != nil {
 		s.computeDecision(st)
 		s.computeObserved(st)
@@ -76,7 +79,7 @@ func (s *scope) instanceStatus(i *instance, before []v1alpha1.InstanceStatus) v1
 		ReadyPods: int32(v.ready), Pods: int32(v.size),
 	}
 	i.history.writeTo(&out)
-	out.DrainingSince = i.drainingMark()
+	out.DrainingSince, out.Moving = i.drainingMark(), i.moving
 	out.Placement = s.placementOf(i, v.size)
 	out.LastFailure, out.LastExitCode = lastFailure(sorted(i.pods))
 	for _, pod := range sorted(i.pods) {

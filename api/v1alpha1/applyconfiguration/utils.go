@@ -62,6 +62,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.MoEDeploymentSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MoEDeploymentStatus"):
 		return &apiv1alpha1.MoEDeploymentStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("MoveStatus"):
+		return &apiv1alpha1.MoveStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("NodeRanks"):
 		return &apiv1alpha1.NodeRanksApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ObservedStatus"):
@@ -98,6 +100,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.TopologySpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TransferModel"):
 		return &apiv1alpha1.TransferModelApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("UnhealthyGPU"):
+		return &apiv1alpha1.UnhealthyGPUApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("VLLMSpec"):
 		return &apiv1alpha1.VLLMSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("WorkloadSpec"):

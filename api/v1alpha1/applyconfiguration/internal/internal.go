@@ -332,6 +332,9 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: numeric
           elementRelationship: associative
+    - name: moving
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.MoveStatus
     - name: phase
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.InstancePhase
@@ -491,6 +494,14 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: split
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.SplitStatus
+    - name: unhealthyGPUs
+      type:
+        list:
+          elementType:
+            namedType: com.github.findep.findep-operator.api.v1alpha1.UnhealthyGPU
+          elementRelationship: associative
+          keys:
+          - uid
     - name: updatedReplicas
       type:
         scalar: numeric
@@ -530,6 +541,21 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: source
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.ModelSource
+- name: com.github.findep.findep-operator.api.v1alpha1.MoveStatus
+  map:
+    fields:
+    - name: message
+      type:
+        scalar: string
+    - name: nodes
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: associative
+    - name: since
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
 - name: com.github.findep.findep-operator.api.v1alpha1.NodeRanks
   map:
     fields:
@@ -706,6 +732,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: policy
       type:
         namedType: com.github.findep.findep-operator.api.v1alpha1.RecoveryPolicy
+    - name: unhealthyGPUs
+      type:
+        namedType: com.github.findep.findep-operator.api.v1alpha1.UnhealthyGPUPolicy
 - name: com.github.findep.findep-operator.api.v1alpha1.Role
   scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.RolloutSpec
@@ -831,6 +860,26 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: picosecondsPerMegabyte
       type:
         scalar: numeric
+- name: com.github.findep.findep-operator.api.v1alpha1.UnhealthyGPU
+  map:
+    fields:
+    - name: bootID
+      type:
+        scalar: string
+    - name: message
+      type:
+        scalar: string
+    - name: node
+      type:
+        scalar: string
+    - name: since
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: uid
+      type:
+        scalar: string
+- name: com.github.findep.findep-operator.api.v1alpha1.UnhealthyGPUPolicy
+  scalar: string
 - name: com.github.findep.findep-operator.api.v1alpha1.VLLMSpec
   map:
     fields:

@@ -53,6 +53,9 @@ type InstanceStatusApplyConfiguration struct {
 	// there are more than spec.replicas asks for. It is the one with the fewest
 	// requests then; those that it has finish before its pods go.
 	DrainingSince *v1.Time `json:"drainingSince,omitempty"`
+	// moving says off which nodes the instance is moved, since their GPUs are to be
+	// repaired, until it serves again. It is written before a pod is deleted.
+	Moving *MoveStatusApplyConfiguration `json:"moving,omitempty"`
 	// counted are the pods whose failures are counted, so that none counts twice.
 	Counted []CountedFailuresApplyConfiguration `json:"counted,omitempty"`
 }
@@ -182,6 +185,14 @@ func (b *InstanceStatusApplyConfiguration) WithCompleteSince(value v1.Time) *Ins
 // If called multiple times, the DrainingSince field is set to the value of the last call.
 func (b *InstanceStatusApplyConfiguration) WithDrainingSince(value v1.Time) *InstanceStatusApplyConfiguration {
 	b.DrainingSince = &value
+	return b
+}
+
+// WithMoving sets the Moving field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Moving field is set to the value of the last call.
+func (b *InstanceStatusApplyConfiguration) WithMoving(value *MoveStatusApplyConfiguration) *InstanceStatusApplyConfiguration {
+	b.Moving = value
 	return b
 }
 

@@ -49,6 +49,11 @@ type MoEDeploymentStatusApplyConfiguration struct {
 	Placement *PlacementStatusApplyConfiguration `json:"placement,omitempty"`
 	// instances describes each instance.
 	Instances []InstanceStatusApplyConfiguration `json:"instances,omitempty"`
+	// unhealthyGPUs are those that pods reported as failed. Pods that are made from
+	// now on keep off their nodes. An entry goes when its node restarts or is
+	// removed, when the pod reports its GPU well again, after a day, and when
+	// recovery.unhealthyGPUs is Report.
+	UnhealthyGPUs []UnhealthyGPUApplyConfiguration `json:"unhealthyGPUs,omitempty"`
 }
 
 // MoEDeploymentStatusApplyConfiguration constructs a declarative configuration of the MoEDeploymentStatus type for use with
@@ -201,6 +206,19 @@ func (b *MoEDeploymentStatusApplyConfiguration) WithInstances(values ...*Instanc
 			panic("nil value passed to WithInstances")
 		}
 		b.Instances = append(b.Instances, *values[i])
+	}
+	return b
+}
+
+// WithUnhealthyGPUs adds the given value to the UnhealthyGPUs field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the UnhealthyGPUs field.
+func (b *MoEDeploymentStatusApplyConfiguration) WithUnhealthyGPUs(values ...*UnhealthyGPUApplyConfiguration) *MoEDeploymentStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithUnhealthyGPUs")
+		}
+		b.UnhealthyGPUs = append(b.UnhealthyGPUs, *values[i])
 	}
 	return b
 }

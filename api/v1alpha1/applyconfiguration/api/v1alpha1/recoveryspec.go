@@ -28,6 +28,17 @@ type RecoverySpecApplyConfiguration struct {
 	// replaced. It doubles with every further failure, up to five minutes (or
 	// backoffSeconds, if that is more). Default 5.
 	BackoffSeconds *int32 `json:"backoffSeconds,omitempty"`
+	// unhealthyGPUs says what happens to an instance with pods on a node whose GPUs
+	// are to be repaired, as the node's conditions or taints, the device plugin or
+	// the pod itself say. MoveWhenDown (default): once it does not serve, those pods
+	// are made again on other nodes, or all of its pods with policy
+	// RecreateInstance; Move: an instance that serves is moved too, as far as
+	// rollout.maxUnavailable allows; Report: condition NodesHealthy tells, and
+	// nothing else happens. Instances are moved one after the other, a move counts
+	// towards maxRestarts, and none begins unless other nodes have GPUs for it. New
+	// pods keep off such nodes, unless this is Report. With policy None nothing is
+	// moved.
+	UnhealthyGPUs *apiv1alpha1.UnhealthyGPUPolicy `json:"unhealthyGPUs,omitempty"`
 }
 
 // RecoverySpecApplyConfiguration constructs a declarative configuration of the RecoverySpec type for use with
@@ -57,5 +68,13 @@ func (b *RecoverySpecApplyConfiguration) WithMaxRestarts(value int32) *RecoveryS
 // If called multiple times, the BackoffSeconds field is set to the value of the last call.
 func (b *RecoverySpecApplyConfiguration) WithBackoffSeconds(value int32) *RecoverySpecApplyConfiguration {
 	b.BackoffSeconds = &value
+	return b
+}
+
+// WithUnhealthyGPUs sets the UnhealthyGPUs field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the UnhealthyGPUs field is set to the value of the last call.
+func (b *RecoverySpecApplyConfiguration) WithUnhealthyGPUs(value apiv1alpha1.UnhealthyGPUPolicy) *RecoverySpecApplyConfiguration {
+	b.UnhealthyGPUs = &value
 	return b
 }
