@@ -17,6 +17,7 @@ import (
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/transport/shm/shmtest"
 )
 
 // inDirectory runs a rank that meets others to share memory in a directory only.
@@ -74,7 +75,7 @@ func shownLinks(t *testing.T, in *local.Instance, rank int) []transport.LinkKind
 // the same, and /debug/plan and the metrics say what it is.
 func TestLinksAreChosenPerPeerAndShown(t *testing.T) {
 	const shm, tls, tcp = transport.KindShared, transport.KindTLS, transport.KindTCP
-	elsewhere := t.TempDir()
+	elsewhere := shmtest.Directory(t)
 	for _, tc := range []struct {
 		name  string
 		place func(rank int) (string, []string)
@@ -122,7 +123,7 @@ func TestADirectoryReachesAcrossNamespaces(t *testing.T) {
 	for _, tc := range []struct {
 		name, directory string
 		kind            transport.Kind
-	}{{"with", t.TempDir(), transport.KindShared}, {"without", "", transport.KindTLS}} {
+	}{{"with", shmtest.Directory(t), transport.KindShared}, {"without", "", transport.KindTLS}} {
 		t.Run(tc.name, func(t *testing.T) {
 			link, err := local.NewLink("")
 			if err != nil {

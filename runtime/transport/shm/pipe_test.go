@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/findep/findep-operator/runtime/transport/shm/shmtest"
 )
 
 // TestMain lets the test binary be the process at the other end.
@@ -250,7 +252,7 @@ func spawn(t *testing.T, directory string, ticket Ticket, attr *syscall.SysProcA
 }
 
 func TestAKilledProcessIsNoticedAndTidiedUp(t *testing.T) {
-	directory := t.TempDir()
+	directory := shmtest.Directory(t)
 	m := meeting(t, Options{Directory: directory})
 	i, err := m.Invite(false)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/findep/findep-operator/runtime/transport"
 	"github.com/findep/findep-operator/runtime/transport/shm"
+	"github.com/findep/findep-operator/runtime/transport/shm/shmtest"
 	"github.com/findep/findep-operator/runtime/transport/tcp"
 )
 
@@ -24,7 +25,7 @@ func TestWhoCannotMeetStaysConnected(t *testing.T) {
 		shared [2]*shm.Meeting
 		told   bool
 	}{
-		"different directories": {[2]*shm.Meeting{meeting(t, shm.Options{Directory: t.TempDir()}), meeting(t, shm.Options{Directory: t.TempDir()})}, true},
+		"different directories": {[2]*shm.Meeting{meeting(t, shm.Options{Directory: shmtest.Directory(t)}), meeting(t, shm.Options{Directory: shmtest.Directory(t)})}, true},
 		"the dialler alone":     {[2]*shm.Meeting{meeting(t, shm.Options{}), nil}, false},
 		"the listener alone":    {[2]*shm.Meeting{nil, meeting(t, shm.Options{})}, false},
 	} {
