@@ -147,7 +147,9 @@ func (p *planner) raise(missed *solver.Infeasible) {
 		of = &profiles.Attention
 	}
 	raised := **of
-	raised.MemoryBytes, raised.UsableMemoryPermille = max(raised.MemoryBytes, missed.NeedBytes+raised.ReservedBytes), 1000
+	// What the solver had is less than what is usable by the buffers of links.
+	usable := raised.UsableBytes() + missed.NeedBytes - missed.HaveBytes
+	raised.MemoryBytes, raised.UsableMemoryPermille = max(raised.MemoryBytes, usable+raised.ReservedBytes), 1000
 	*of = &raised
 	p.decode.Profiles = *profiles
 }

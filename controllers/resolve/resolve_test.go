@@ -291,9 +291,18 @@ func TestIntentIsRestored(t *testing.T) {
 // TestMemoryOverride: the user may know better than the estimate, and then gets
 // a plan that needs no more than what was counted.
 func TestMemoryOverride(t *testing.T) {
-	for name, gpus := range map[string]v1alpha1.GPUSpec{"a fixed split": {Attention: 2, Expert: 3}, "a total": {Total: 5}} {
+	for name, tc := range map[string]struct {
+		gpus    v1alpha1.GPUSpec
+		profile string
+	}{
+		"a fixed split":         {v1alpha1.GPUSpec{Attention: 2, Expert: 3}, ""},
+		"a total":               {v1alpha1.GPUSpec{Total: 5}, ""},
+		"with buffers of links": {v1alpha1.GPUSpec{Attention: 2, Expert: 3}, "cpu"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			d := wrappers.MoEDeployment("a").Model("deepseek-ai/DeepSeek-V3").With(func(s *v1alpha1.MoEDeploymentSpec) { s.GPUs = gpus }).Obj()
+			d := wrappers.MoEDeployment("a").Model("deepseek-ai/DeepSeek-V3").With(func(s *v1alpha1.MoEDeploymentSpec) {
+				s.GPUs, s.Groups.Attention.ProfileRef, s.Groups.Expert.ProfileRef = tc.gpus, tc.profile, tc.profile
+			}).Obj()
 			facts := resolve.Facts{Images: images}
 			if r := resolve.Resolve(d, facts); r.OK() || r.Feasible.Reason != v1alpha1.ReasonMemoryExceeded {
 				t.Fatalf("without the annotation: %+v", r.Feasible)

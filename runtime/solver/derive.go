@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/findep/findep-operator/runtime/model"
+	"github.com/findep/findep-operator/runtime/profile"
 )
 
 // derivation holds the quantities that stages and memory share, by the names
@@ -171,6 +172,21 @@ func (d *derivation) head() Affine {
 	return a
 }
 
+// LinkBufferBytes is the memory that a rank of the CPU backend keeps for one
+// direction of the link to one peer: a ring of shared memory, or about what the
+// kernel lets the buffers of a socket grow to. On GPUs the buffers of NCCL depend
+// on its settings more than on the split; profiles count them as reserved.
+const LinkBufferBytes = 4 << 20
+
+// usable is what a rank may use beside the buffers of the links to its peers,
+// which it has two of to each.
+func usable(p *profile.Profile, peers int) int64 {
+	if p.Device.Backend != profile.BackendCPU {
+		return p.UsableBytes()
+	}
+	return max(0, p.UsableBytes()-2*LinkBufferBytes*int64(peers))
+}
+
 // memory is the model of what fits: weights, KV cache and activations of the
 // samples in flight and the workspace of one micro-batch on an attention GPU;
 // weights and a ring of segments on an expert GPU.
@@ -179,7 +195,7 @@ func (d *derivation) memory() Memory {
 	counts, m := &d.counts, int64(shape.HiddenSize)
 	rows := int64(math.Ceil(d.copies))
 	a := AttentionMemory{
-		UsableBytes: d.profiles.Attention.UsableBytes(),
+		UsableBytes: usable(d.profiles.Attention, d.split.Expert),
 		FixedBytes:  counts.AttentionGroup * d.weightBytes,
 		// Residual stream, shared experts' output, rows sent and received.
 		PerSampleBytes: d.bytes * m * s * (2 + 2*rows),
@@ -193,7 +209,7 @@ func (d *derivation) memory() Memory {
 		buffers = 2
 	}
 	return Memory{Attention: a, Expert: ExpertMemory{
-		UsableBytes: d.profiles.Expert.UsableBytes(),
+		UsableBytes: usable(d.profiles.Expert, d.split.Attention),
 		FixedBytes:  int64(shape.MoELayers()) * local * counts.Expert * d.weightBytes,
 		// Received rows, results, gate and up activations.
 		PerTokenBytes: buffers * d.bytes * local * 2 * (m + int64(shape.MoE.IntermediateSize)),

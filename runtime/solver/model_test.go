@@ -115,6 +115,35 @@ func TestMemoryOfModelForm(t *testing.T) {
 	}
 }
 
+// TestLinkBuffersAreNotUsable: two links to every rank opposite, on the CPU.
+func TestLinkBuffersAreNotUsable(t *testing.T) {
+	const mib = 1 << 20
+	for name, tc := range map[string]struct {
+		backend           string
+		memory            int64
+		split             solver.Split
+		attention, expert int64
+	}{
+		"each group has the other's links": {profile.BackendCPU, 1000 * mib, solver.Split{Attention: 2, Expert: 5}, 960 * mib, 984 * mib},
+		"GPUs reserve them":                {profile.BackendCUDA, 1000 * mib, solver.Split{Attention: 2, Expert: 5}, 1000 * mib, 1000 * mib},
+		"nothing is left":                  {profile.BackendCPU, 30 * mib, solver.Split{Attention: 2, Expert: 5}, 0, 14 * mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := instance(t, v2Lite, "cpu", prefill(16))
+			p := *in.Profiles.Attention
+			p.Device.Backend, p.MemoryBytes, p.UsableMemoryPermille, p.ReservedBytes = tc.backend, tc.memory, 1000, 0
+			in.Profiles = solver.Profiles{Attention: &p, Expert: &p}
+			problem, err := solver.FromModel(in, tc.split)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, e := problem.Memory.Attention.UsableBytes, problem.Memory.Expert.UsableBytes; a != tc.attention || e != tc.expert {
+				t.Errorf("attention may use %d bytes, experts %d, want %d and %d", a, e, tc.attention, tc.expert)
+			}
+		})
+	}
+}
+
 func TestElementSizes(t *testing.T) {
 	in := instance(t, v2Lite, "h100-sxm", prefill(1024))
 	bytes := func(d model.DType) (weights, perSample int64) {

@@ -119,6 +119,8 @@ type Memory struct {
 // AttentionMemory bounds the samples in flight:
 // fixed + workspace*m_a + perSample*r1*m_a <= usable.
 type AttentionMemory struct {
+	// UsableBytes are what one GPU offers, less what the runtime and the buffers
+	// of its links take.
 	UsableBytes int64 `json:"usableBytes"`
 	// FixedBytes are weights.
 	FixedBytes int64 `json:"fixedBytes"`
@@ -131,6 +133,8 @@ type AttentionMemory struct {
 // ExpertMemory bounds the tokens of a segment:
 // fixed + perToken*m_e <= usable.
 type ExpertMemory struct {
+	// UsableBytes are what one GPU offers, less what the runtime and the buffers
+	// of its links take.
 	UsableBytes int64 `json:"usableBytes"`
 	// FixedBytes are the weights of the local experts of all layers.
 	FixedBytes int64 `json:"fixedBytes"`

@@ -4,6 +4,7 @@ package shm
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/findep/findep-operator/runtime/solver"
 )
 
 func TestOptionsAreChecked(t *testing.T) {
@@ -186,6 +189,14 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
+// TestPlansCountTheRings: what the solver keeps free for a link is what a ring
+// of the default size takes.
+func TestPlansCountTheRings(t *testing.T) {
+	if DefaultRingBytes != solver.LinkBufferBytes {
+		t.Errorf("a ring has %d bytes, the solver counts %d", DefaultRingBytes, solver.LinkBufferBytes)
+	}
+}
+
 // TestSilentVisitorsLeave: who says nothing is not waited for.
 func TestSilentVisitorsLeave(t *testing.T) {
 	m := meeting(t, Options{Timeout: 50 * time.Millisecond})
@@ -203,6 +214,7 @@ func TestSilentVisitorsLeave(t *testing.T) {
 func TestSilentHostsAreLeft(t *testing.T) {
 	m := meeting(t, Options{Timeout: 50 * time.Millisecond})
 	var ticket Ticket
+	_, _ = rand.Read(ticket[:]) // Another process may run the same test.
 	silent, err := net.ListenUnix("unix", m.address(ticket.name()))
 	if err != nil {
 		t.Fatal(err)

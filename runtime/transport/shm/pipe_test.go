@@ -260,7 +260,10 @@ func TestAKilledProcessIsNoticedAndTidiedUp(t *testing.T) {
 	}
 	cmd, _ := spawn(t, directory, i.Ticket, nil)
 	var p *Pipe
-	for p == nil { // The visitor tells nobody that it was admitted.
+	for deadline := time.Now().Add(time.Minute); p == nil; { // The visitor tells nobody that it was admitted.
+		if time.Now().After(deadline) {
+			t.Fatal("nobody came")
+		}
 		m.mu.Lock()
 		p = i.arrived
 		m.mu.Unlock()
