@@ -27,7 +27,7 @@ const FieldOwner = client.FieldOwner("findep-operator")
 // FieldOwner because an apply with that one would have to repeat the whole pod.
 const configOwner = client.FieldOwner("findep-operator-config")
 
-// pollInterval is how often a running leader is read, see calmPoll.
+// pollInterval is how often a running leader is read, see pollOf.
 const pollInterval = 5 * time.Second
 
 // conflictRetry is how soon a pass that read an old object is repeated.
@@ -66,6 +66,16 @@ type Reconciler struct {
 	// backlog holds back new instances while pods wait for the scheduler. Set by
 	// SetupWithManager; without it nothing is held back.
 	backlog *backlog
+	// expected are the pods that were made and are not in the cache yet. Set by
+	// SetupWithManager, as the cache tells of them; without it none are expected.
+	expected *expected
+	// cluster and fleet keep what passes have in common. Set by
+	// SetupWithManager; without them everything is read and made anew.
+	cluster *cluster
+	fleet   *fleetCount
+	// indexed says that the cache finds children by their owner. Set by
+	// SetupWithManager.
+	indexed bool
 }
 
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch

@@ -56,22 +56,32 @@ func (f FactReader) Cluster(ctx context.Context, facts *resolve.Facts) error {
 	if !f.ClusterReads {
 		return nil
 	}
+	known, err := f.clusterFacts(ctx)
+	if err != nil {
+		return err
+	}
+	facts.Profiles, facts.NodeLabels, facts.Nodes = known.Profiles, known.NodeLabels, known.Nodes
+	return nil
+}
+
+func (f FactReader) clusterFacts(ctx context.Context) (*clusterFacts, error) {
 	var profiles v1alpha1.GPUProfileList
 	if err := f.Cached.List(ctx, &profiles); err != nil {
-		return err
+		return nil, err
 	}
-	facts.Profiles = profiles.Items
 	var nodes corev1.NodeList
-	// Only read, and there may be thousands: not worth a copy per pass.
+	// Only read, and there may be thousands: not worth a copy.
 	if err := f.Cached.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return err
+		return nil, err
 	}
-	facts.NodeLabels = nodeLabels(nodes.Items)
-	facts.Nodes = make(map[string]map[string]string, len(nodes.Items))
+	known := &clusterFacts{nodes: make(map[string]*corev1.Node, len(nodes.Items))}
+	known.Profiles, known.NodeLabels = profiles.Items, nodeLabels(nodes.Items)
+	known.Nodes = make(map[string]map[string]string, len(nodes.Items))
 	for i := range nodes.Items {
-		facts.Nodes[nodes.Items[i].Name] = nodes.Items[i].Labels
+		node := &nodes.Items[i]
+		known.nodes[node.Name], known.Nodes[node.Name] = node, node.Labels
 	}
-	return nil
+	return known, nil
 }
 
 // nodeLabels is in order of the GPU product: the cache lists nodes in any order,

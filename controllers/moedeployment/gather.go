@@ -40,11 +40,19 @@ func (r *Reconciler) gather(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// owned lists the children of one kind. Objects that merely carry our labels
-// are left alone.
+// owned lists the children of one kind, which are only read. Objects that merely
+// carry our labels are left alone. Without the index, which only the cache has,
+// those of the whole namespace are looked at.
 func (r *Reconciler) owned(ctx context.Context, s *scope, list client.ObjectList) error {
-	return r.Client.List(ctx, list, client.InNamespace(s.owner.Namespace),
-		client.MatchingLabels(render.DeploymentLabels(s.owner.Name)))
+	options := []client.ListOption{
+		client.InNamespace(s.owner.Namespace), client.MatchingLabels(render.DeploymentLabels(s.owner.Name)),
+		client.UnsafeDisableDeepCopy,
+	}
+	// PodGroups that came to be served after the start have no index.
+	if _, groups := list.(*schedulingv1beta1.PodGroupList); r.indexed && (!groups || r.GangServed) {
+		options = append(options, client.MatchingFields{ownerField: s.owner.Name})
+	}
+	return r.Client.List(ctx, list, options...)
 }
 
 func index[T any, P interface {
@@ -134,19 +142,17 @@ func (r *Reconciler) gatherConfig(ctx context.Context, s *scope) (err error) {
 	return err
 }
 
-// gatherProfiles reads GPUProfiles and the labels of nodes.
+// gatherProfiles reads GPUProfiles and nodes.
 func (r *Reconciler) gatherProfiles(ctx context.Context, s *scope) error {
-	if err := r.factReader().Cluster(ctx, &s.facts); err != nil || !r.ClusterReads {
+	if !r.ClusterReads {
+		return nil
+	}
+	known, err := r.cluster.get(func() (*clusterFacts, error) { return r.factReader().clusterFacts(ctx) })
+	if err != nil {
 		return err
 	}
-	var nodes corev1.NodeList
-	if err := r.Client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	s.nodes = make(map[string]*corev1.Node, len(nodes.Items))
-	for i := range nodes.Items {
-		s.nodes[nodes.Items[i].Name] = &nodes.Items[i]
-	}
+	s.facts.Profiles, s.facts.NodeLabels, s.facts.Nodes = known.Profiles, known.NodeLabels, known.Nodes
+	s.nodes = known.nodes
 	return nil
 }
 

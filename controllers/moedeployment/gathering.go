@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,6 +41,9 @@ func (g gathering) Create(ctx context.Context, e event.CreateEvent, q queue) {
 
 // Update implements handler.EventHandler.
 func (g gathering) Update(ctx context.Context, e event.UpdateEvent, q queue) {
+	if unchanged(e.ObjectOld, e.ObjectNew) {
+		return
+	}
 	o := ordered{queue: q, after: gatherDelay, priority: ptr.To(priorityOfKnown)}
 	if urgent(e.ObjectOld, e.ObjectNew) {
 		o.after = 0
@@ -50,6 +54,19 @@ func (g gathering) Update(ctx context.Context, e event.UpdateEvent, q queue) {
 // Delete implements handler.EventHandler.
 func (g gathering) Delete(ctx context.Context, e event.DeleteEvent, q queue) {
 	g.EventHandler.Delete(ctx, e, ordered{queue: q, priority: ptr.To(priorityOfKnown)})
+}
+
+// unchanged says that nothing of a pod changed which the cache keeps: the node that
+// the scheduler has in mind, for example, is written to most pods of a gang.
+func unchanged(before, after client.Object) bool {
+	was, ok := before.(*corev1.Pod)
+	is, same := after.(*corev1.Pod)
+	if !ok || !same || was.ResourceVersion == is.ResourceVersion {
+		return false
+	}
+	a, b := *was, *is
+	a.ResourceVersion, b.ResourceVersion = "", ""
+	return equality.Semantic.DeepEqual(&a, &b)
 }
 
 // urgent says that a pod failed or is on its way out, which it was not before.

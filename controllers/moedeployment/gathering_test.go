@@ -56,6 +56,11 @@ func TestNewsIsOrdered(t *testing.T) {
 		"a pod has a node": {func(q *listening) {
 			everything.Update(ctx, event.UpdateEvent{ObjectOld: pending, ObjectNew: placed}, q)
 		}, order{gatherDelay, priorityOfKnown}},
+		"nothing that matters changed": {func(q *listening) {
+			a, b := podWith("1", "n"), podWith("1", "n")
+			a.ResourceVersion, b.ResourceVersion = "1", "2"
+			everything.Update(ctx, event.UpdateEvent{ObjectOld: a, ObjectNew: b}, q)
+		}, order{-1, -1}},
 		"a pod failed": {func(q *listening) {
 			everything.Update(ctx, event.UpdateEvent{ObjectOld: placed, ObjectNew: failed}, q)
 		}, order{0, priorityOfKnown}},

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -91,17 +93,19 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 	}
 	in := s.input(i)
 	in.ConfigHash = i.configHash
+	missing, wait := r.missing(s, i, in)
+	if wait > 0 {
+		s.requeue(wait)
+		return nil
+	}
 	if ready, err := r.reconcileGang(ctx, s, i, in); err != nil || !ready {
 		return err
 	}
 	var errs []error
-	var missing []int
 	for rank := range in.Attention + in.Expert {
-		if i.pods[render.PodName(s.owner.Name, i.index, in.Attention, rank)] == nil {
-			missing = append(missing, rank)
-			continue
+		if !slices.Contains(missing, rank) {
+			errs = append(errs, r.keepPod(ctx, s, i, in, rank))
 		}
-		errs = append(errs, r.keepPod(ctx, s, i, in, rank))
 	}
 	if len(i.pods) == 0 {
 		r.backlog.wait(ctx, r.Clock.Now)
@@ -116,6 +120,19 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		s.note(v1alpha1.ReasonCreating, "Create", "Created %d of the %d pods of instance %d", made, in.Attention+in.Expert, i.index)
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// missing returns the ranks that have no pod, and for how long to wait first since
+// one of them was made and the cache does not know it yet.
+func (r *Reconciler) missing(s *scope, i *instance, in *render.Input) (ranks []int, wait time.Duration) {
+	for rank := range in.Attention + in.Expert {
+		name := render.PodName(s.owner.Name, i.index, in.Attention, rank)
+		if i.pods[name] == nil {
+			ranks = append(ranks, rank)
+			wait = max(wait, r.expected.wait(types.NamespacedName{Namespace: s.owner.Namespace, Name: name}, s.now))
+		}
+	}
+	return ranks, wait
 }
 
 func (s *scope) input(i *instance) *render.Input {
@@ -159,7 +176,12 @@ func (r *Reconciler) createPod(ctx context.Context, s *scope, wanted *corev1ac.P
 	if err := convert(wanted, &pod); err != nil {
 		return false, fmt.Errorf("pod %s: %w", *wanted.Name, err)
 	}
+	key := client.ObjectKeyFromObject(&pod)
+	r.expected.add(key, r.Clock.Now())
 	err = r.Client.Create(ctx, &pod, FieldOwner)
+	if err != nil {
+		r.expected.remove(key)
+	}
 	if apierrors.IsAlreadyExists(err) {
 		// It is either ours, and the cache lags, or somebody else's.
 		err = r.ensureFree(ctx, s, wanted)

@@ -9,14 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/findep/findep-operator/api/v1alpha1"
 	"github.com/findep/findep-operator/runtime/identity"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/rendezvous"
+	"golang.org/x/sync/errgroup"
 )
 
 // Limits on reading leaders: a leader that hangs must hold up neither the other
@@ -72,10 +68,22 @@ func identityOf(s *scope, i *instance) string {
 	return in.Identity()
 }
 
+// leaders are the instances whose leader can be asked, with its address.
+func (s *scope) leaders() map[*instance]string {
+	list := map[*instance]string{}
+	for _, i := range s.instances {
+		if leader := leaderOf(i); i.live() && reachable(leader) {
+			list[i] = net.JoinHostPort(leader.Status.PodIP, strconv.Itoa(plan.ControlPort))
+		}
+	}
+	return list
+}
+
 // observe asks every leader that runs. One that does not answer is a fact, not a
 // failure of this pass: leaders take time to start, and may be gone.
 func (r *Reconciler) observe(ctx context.Context, s *scope) error {
-	if s.authority == nil || s.vllm() {
+	leaders := s.leaders()
+	if s.authority == nil || s.vllm() || len(leaders) == 0 {
 		return nil
 	}
 	own, err := s.authority.CA.Issue(s.now, identity.OperatorURI, nil, "operator", operatorTTL)
@@ -83,19 +91,12 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 		return err
 	}
 	own.CA = s.authority.Bundle
-	calm := r.calmPoll(ctx)
+	calm := pollOf(r.fleet.get(ctx, r.Client, r.Clock.Now()).leaders)
 	var group errgroup.Group
 	group.SetLimit(observeParallel)
 	var mu sync.Mutex
-	for _, i := range s.instances {
-		leader := leaderOf(i)
-		if !i.live() || !reachable(leader) {
-			continue
-		}
-		target := Target{
-			Address:  net.JoinHostPort(leader.Status.PodIP, strconv.Itoa(plan.ControlPort)),
-			Identity: identityOf(s, i), Own: own, Now: s.now,
-		}
+	for i, address := range leaders {
+		target := Target{Address: address, Identity: identityOf(s, i), Own: own, Now: s.now}
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 			defer cancel()
@@ -122,22 +123,9 @@ func poll(calm time.Duration, o *plan.Observation) time.Duration {
 	return pollInterval
 }
 
-// calmPoll is how often a leader that has formed is read: every pollInterval, or
+// pollOf is how often a leader that has formed is read: every pollInterval, or
 // less often where there are so many that reading them would be most of the
 // operator's work.
-func (r *Reconciler) calmPoll(ctx context.Context) time.Duration {
-	var all v1alpha1.MoEDeploymentList
-	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		return pollInterval
-	}
-	leaders := 0
-	for i := range all.Items {
-		leaders += int(ptr.Deref(all.Items[i].Spec.Replicas, 1))
-	}
-	return pollOf(leaders)
-}
-
-// pollOf is the interval for a number of leaders.
 func pollOf(leaders int) time.Duration {
 	return min(max(pollInterval, time.Duration(leaders)*pollShare), maxPollInterval)
 }

@@ -4,6 +4,7 @@ package moedeployment
 
 import (
 	"context"
+	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -31,7 +32,7 @@ func CacheObjects() map[client.Object]cache.ByObject {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})}
 	return map[client.Object]cache.ByObject{
 		&corev1.Node{}: {Transform: slimNode},
-		&corev1.Pod{}:  {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
+		&corev1.Pod{}:             {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,
 	}
@@ -46,7 +47,7 @@ func slimPod(o any) (any, error) {
 		return o, nil
 	}
 	pod.ManagedFields = nil
-	spec := corev1.PodSpec{NodeName: pod.Spec.NodeName}
+	spec := corev1.PodSpec{NodeName: pod.Spec.NodeName, SchedulingGates: pod.Spec.SchedulingGates}
 	for _, c := range pod.Spec.InitContainers {
 		spec.InitContainers = append(spec.InitContainers, corev1.Container{Name: c.Name, Image: c.Image})
 	}
@@ -59,7 +60,25 @@ func slimPod(o any) (any, error) {
 		}
 	}
 	pod.Spec = spec
+	pod.Status = corev1.PodStatus{
+		Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: pod.Status.Message,
+		Conditions: pod.Status.Conditions, PodIP: pod.Status.PodIP,
+		InitContainerStatuses: slimStatuses(pod.Status.InitContainerStatuses),
+		ContainerStatuses:     slimStatuses(pod.Status.ContainerStatuses),
+	}
 	return pod, nil
+}
+
+// slimStatuses forgets most of what does not tell how a container fares.
+func slimStatuses(list []corev1.ContainerStatus) []corev1.ContainerStatus {
+	var slim []corev1.ContainerStatus
+	for _, c := range list {
+		slim = append(slim, corev1.ContainerStatus{
+			Name: c.Name, Image: c.Image, Ready: c.Ready, RestartCount: c.RestartCount,
+			State: c.State, LastTerminationState: c.LastTerminationState, AllocatedResourcesStatus: c.AllocatedResourcesStatus,
+		})
+	}
+	return slim
 }
 
 // slimNode forgets what is never looked at: the images of a node alone are more
@@ -83,11 +102,15 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	// An annotation may override a check.
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
-	r.backlog = &backlog{}
+	r.backlog, r.expected, r.cluster, r.fleet = &backlog{}, &expected{}, &cluster{}, &fleetCount{}
+	if err := r.indexChildren(mgr); err != nil {
+		return err
+	}
 	b := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.MoEDeployment{}, deployment).
 		Watches(&corev1.Pod{}, children).
 		Watches(&corev1.Pod{}, r.backlog.placing()).
+		Watches(&corev1.Pod{}, r.expected.seeing()).
 		Watches(&corev1.Service{}, children).
 		Watches(&corev1.Service{}, namespaceOf()).
 		Watches(&corev1.Secret{}, children).
@@ -100,13 +123,30 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	}
 	if r.ClusterReads {
 		everyone := handler.EnqueueRequestsFromMapFunc(r.everyDeployment)
-		b = b.Watches(&v1alpha1.GPUProfile{}, everyone, own)
+		b = b.Watches(&v1alpha1.GPUProfile{}, r.cluster.watched(everyone), own)
 		if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Pod{}, podNode, nodeOf); err != nil {
 			return err
 		}
-		b = b.Watches(&corev1.Node{}, r.nodeWatch())
+		b = b.Watches(&corev1.Node{}, r.cluster.watched(r.nodeWatch()))
 	}
 	return b.Complete(r)
+}
+
+// indexChildren lets the cache find children by their owner.
+func (r *Reconciler) indexChildren(mgr ctrl.Manager) error {
+	children := []client.Object{
+		&corev1.Pod{}, &corev1.Service{}, &corev1.Secret{}, &appsv1.ControllerRevision{}, &policyv1.PodDisruptionBudget{},
+	}
+	if r.GangServed {
+		children = append(children, &schedulingv1beta1.PodGroup{})
+	}
+	for _, o := range children {
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), o, ownerField, controllerOf); err != nil {
+			return fmt.Errorf("index %T by owner: %w", o, err)
+		}
+	}
+	r.indexed = true
+	return nil
 }
 
 // onlyGPUs keeps the GPUs of a node's resources.
