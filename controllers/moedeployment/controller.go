@@ -160,16 +160,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 
 // finish computes the status, writes it if it changed, and records events for
 // what changed, in this order: an event must not tell of a status that was
-// never written. The first status may wait, see firstStatusWait.
+// never written. One that tells of mere progress may wait, see statusWait.
 func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 	s.computeStatus()
 	publish(s.deployment)
-	if wait := s.firstStatusWait(); wait > 0 {
-		s.requeue(wait)
-		return nil
-	}
 	if !s.statusChanged() {
 		s.recordEvents(r.Recorder)
+		return nil
+	}
+	if wait := s.statusWait(r.fleet.get(ctx, r.Client, r.Clock.Now()).comingUp); wait > 0 {
+		s.requeue(wait)
 		return nil
 	}
 	// The lock makes a pass that read an old object, from a cache that lags, write

@@ -37,21 +37,30 @@ func (s *scope) recordEvents(recorder events.EventRecorder) {
 	for _, n := range s.notes {
 		recorder.Eventf(s.deployment, nil, n.kind, n.reason, n.action, "%s", clip(n.text))
 	}
-	for _, kind := range told {
-		before := meta.FindStatusCondition(s.original.Status.Conditions, kind)
+	for _, kind := range s.news() {
 		after := meta.FindStatusCondition(s.deployment.Status.Conditions, kind)
-		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
-			continue
-		}
-		if quiet(kind, after) || s.expected(kind, before, after) {
-			continue
-		}
 		kindOfEvent := corev1.EventTypeNormal
 		if after.Status == metav1.ConditionFalse {
 			kindOfEvent = corev1.EventTypeWarning
 		}
 		recorder.Eventf(s.deployment, nil, kindOfEvent, after.Reason, kind, "%s", clip(after.Message))
 	}
+}
+
+// news are the conditions that changed in a way that is worth an event.
+func (s *scope) news() []string {
+	var kinds []string
+	for _, kind := range told {
+		before := meta.FindStatusCondition(s.original.Status.Conditions, kind)
+		after := meta.FindStatusCondition(s.deployment.Status.Conditions, kind)
+		if after == nil || before != nil && before.Status == after.Status && before.Reason == after.Reason {
+			continue
+		}
+		if !quiet(kind, after) && !s.expected(kind, before, after) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
 }
 
 // quiet tells which changes say nothing that another event does not, or that

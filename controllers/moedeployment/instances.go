@@ -95,6 +95,7 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 	in.ConfigHash = i.configHash
 	missing, wait := r.missing(s, i, in)
 	if wait > 0 {
+		s.madePods = true
 		s.requeue(wait)
 		return nil
 	}
@@ -114,6 +115,7 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 		in.Avoid = s.avoid()
 	}
 	made, err := r.createPods(ctx, s, in, missing)
+	s.madePods = s.madePods || made > 0
 	// That a new instance gets its pods goes without saying, and a rollout has said
 	// so already.
 	if before := s.statusOf(i.index); made > 0 && before != nil && before.Revision == in.Revision {

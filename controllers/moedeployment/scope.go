@@ -65,6 +65,8 @@ type scope struct {
 	requeueAfter time.Duration
 	// failures are the phases that failed. Set through fail.
 	failures []string
+	// madePods says that this pass made pods. Set by completeInstance.
+	madePods bool
 	// notes are events about what was done. Set through note.
 	notes []note
 }

@@ -31,7 +31,8 @@ import (
 func CacheObjects() map[client.Object]cache.ByObject {
 	ours := cache.ByObject{Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedByValue})}
 	return map[client.Object]cache.ByObject{
-		&corev1.Node{}: {Transform: slimNode},
+		&v1alpha1.MoEDeployment{}: {Transform: slimDeployment},
+		&corev1.Node{}:            {Transform: slimNode},
 		&corev1.Pod{}:             {Label: ours.Label, Transform: slimPod}, &corev1.Service{}: ours, &corev1.Secret{}: ours,
 		&appsv1.ControllerRevision{}:    ours,
 		&policyv1.PodDisruptionBudget{}: ours, &networkingv1.NetworkPolicy{}: ours,

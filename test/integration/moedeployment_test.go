@@ -873,6 +873,38 @@ var _ = Describe("A MoEDeployment that comes up as it should", func() {
 		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(ContainSubstring("the scheduler has not placed 5 of 5 pods yet"))
 	})
 
+	It("tells of mere progress again when as much time has passed as before, and at once that it serves", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		at(ctx, 0)
+		w.reconcile(ctx, name)
+		at(ctx, time.Hour)
+		w.reconcile(ctx, name)
+		Expect(statuses()).To(Equal(1))
+		var written time.Time
+		for _, m := range w.get(ctx, name).ManagedFields {
+			if m.Subresource == "status" {
+				written = m.Time.Time
+			}
+		}
+		for _, pod := range w.pods(ctx, name) {
+			Expect(k8s.SubResource("binding").Create(ctx, pod, &corev1.Binding{
+				ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: w.namespace}, Target: corev1.ObjectReference{Kind: "Node", Name: "node1"},
+			})).To(Succeed())
+			break
+		}
+		w.clock.SetTime(written.Add(4 * time.Second))
+		Expect(w.reconcile(ctx, name).RequeueAfter).To(BeNumerically(">=", time.Second))
+		Expect(statuses()).To(Equal(1))
+		w.clock.SetTime(written.Add(time.Minute))
+		w.reconcile(ctx, name)
+		Expect(statuses()).To(Equal(2))
+		Expect(w.condition(ctx, name, v1alpha1.ConditionScheduled)).To(ContainSubstring("the scheduler has not placed 4 of 5 pods yet"))
+		w.run(ctx, name)
+		w.leader.observation = formedAs(ctx, w, name)
+		w.reconcile(ctx, name)
+		Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/Serving"))
+	})
+
 	It("says at once what somebody has to act on", func(ctx context.Context) {
 		w.create(ctx, wrappers.MoEDeployment(name).Model("deepseek-ai/DeepSeek-V3").GPUs(1, 1))
 		at(ctx, 0)
