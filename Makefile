@@ -92,14 +92,21 @@ test-integration: ## Controller tests against a real API server.
 test-e2e: build ## End-to-end tests on a real cluster (local unless KUBECONFIG is set).
 	hack/e2e.sh
 
+.PHONY: test-e2e-kill
+# Without the chart's, in which helm waits for all managers to be ready at once.
+test-e2e-kill: build ## The same, and long ones, while the operator is killed every 5 to 20 s (FINDEP_E2E_KILL=seed).
+	FINDEP_E2E_LABELS='!chart' FINDEP_E2E_KILL=$${FINDEP_E2E_KILL:-random} hack/e2e.sh
+
 .PHONY: soak
 soak: native ## Break a running instance SOAK_FAULTS (60) times at random under load (needs root; 10 minutes).
 	FINDEP_SOAK_FAULTS=$${SOAK_FAULTS:-60} FINDEP_SOAK_REQUESTS=$${SOAK_REQUESTS:-500} FINDEP_SOAK_SEED=$${SOAK_SEED:-$$(date +%s)} \
 	  FINDEP_SOAK_REPORT=$(ROOT)/build/soak.json $(GO) test -tags $(NATIVE_TAGS) -count=1 -timeout 60m -v ./test/soak
 
 .PHONY: test-long
-test-long: ## Tests that take minutes: every call of the API server fails once in each way.
+test-long: build ## Tests that take minutes: every API call fails once in each way, nodes are lost, the operator is killed.
 	FINDEP_TEST_LONG=1 $(GO) test -timeout 60m $(TEST_FLAGS) ./test/integration/ -ginkgo.focus 'may fail'
+	FINDEP_E2E_LABELS=long hack/e2e.sh
+	$(MAKE) --no-print-directory test-e2e-kill
 
 # For example PERF_FLAGS='--subject findep --groups 50 --rest 10m'.
 PERF_FLAGS ?=

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs the end-to-end tests on a real cluster and leaves the machine as it was:
-# a local cluster that was not up before is removed again.
+# a local cluster that was not up before is removed again. Arguments go to the
+# tests, for example -ginkgo.focus=drain.
+#   FINDEP_E2E_LABELS  which specs, as a label filter of ginkgo; default !long
+#   FINDEP_E2E_KILL    kill the operator at random throughout: a seed, or random
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=hack/lib.sh
@@ -37,4 +40,5 @@ previous_manager() {
 }
 if [ $own = yes ] && git cat-file -e "$previous^{commit}" 2>/dev/null; then previous_manager; fi
 
-go test ./test/e2e/... -count=1 -timeout 25m -v ${TEST_FLAGS:-} "$@"
+# shellcheck disable=SC2086 # TEST_FLAGS are several words.
+go test ./test/e2e/... -count=1 -timeout 40m -v ${TEST_FLAGS:-} -ginkgo.label-filter="${FINDEP_E2E_LABELS-!long}" "$@"

@@ -6,7 +6,8 @@
 # With KUBECONFIG set it uses that cluster; the images must then be where its
 # nodes can pull them: FINDEP_IMAGE_REGISTRY and FINDEP_IMAGE_TAG say where.
 # FINDEP_CLUSTER is the name of the local cluster, findep unless it is set; one
-# that exists under that name is used as it is.
+# that exists under that name is used as it is, another is made with the flags in
+# FINDEP_CLUSTER_FLAGS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=hack/lib.sh
@@ -31,7 +32,7 @@ local_images() {
 
 up() {
   mkdir -p build
-  local registry tag model pull
+  local registry tag model pull own=
   if [ -n "${KUBECONFIG:-}" ]; then
     registry=${FINDEP_IMAGE_REGISTRY:?with KUBECONFIG set, FINDEP_IMAGE_REGISTRY must name the registry with the images manager, runtime, server, tinymodel and vllm-standin}
     tag=${FINDEP_IMAGE_TAG:?with KUBECONFIG set, FINDEP_IMAGE_TAG must name the tag of the images}
@@ -46,10 +47,12 @@ up() {
     step "Building the cluster's own programs (minutes the first time, then cached)"
     use_tools cluster helm
     step "Starting the local cluster"
-    localcluster status --name "$cluster" >/dev/null 2>&1 || localcluster up --name "$cluster"
+    localcluster status --name "$cluster" >/dev/null 2>&1 ||
+      # shellcheck disable=SC2086 # These are several words.
+      localcluster up --name "$cluster" ${FINDEP_CLUSTER_FLAGS:-}
     KUBECONFIG=$(localcluster kubeconfig --name "$cluster")
     export KUBECONFIG
-    registry=localhost/findep pull=Never
+    registry=localhost/findep pull=Never own=$FINDEP_CACHE/tools/localcluster
     tag=$(sha256sum bin/manager bin/runtime bin/server bin/vllm-standin | sha256sum | cut -c1-12)
     model=$(cat test/testdata/tinymodel/* | sha256sum | cut -c1-12)
     local_images "$tag" "$model"
@@ -64,6 +67,9 @@ export KUBECONFIG=$KUBECONFIG
 export PATH=$PATH
 export FINDEP_MODEL_IMAGE=$registry/tinymodel:$model
 export FINDEP_VLLM_IMAGE=${FINDEP_VLLM_IMAGE-$registry/vllm-standin:$tag}
+# The program that made the cluster, where it is the local one, and its name.
+export FINDEP_LOCALCLUSTER=$own
+export FINDEP_CLUSTER=$cluster
 EOF
 }
 

@@ -197,7 +197,7 @@ func leftovers(ctx context.Context) ([]string, error) {
 	return left, nil
 }
 
-var _ = Describe("The chart, from the version before to none at all", Ordered, func() {
+var _ = Describe("The chart, from the version before to none at all", Label("chart"), Ordered, func() {
 	const name = "lasting"
 	var (
 		first    map[string]string

@@ -4,9 +4,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
-	"sync"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -21,56 +18,16 @@ import (
 	"github.com/findep/findep-operator/api/v1alpha1"
 )
 
-// stream sends one request after the other, none of them twice, until it is
-// stopped, and keeps what went wrong.
-type stream struct {
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-	mu     sync.Mutex
-	sent   int
-	failed []string
-}
-
-func newStream(name string, prompts []reference) *stream {
-	ctx, stop := context.WithCancel(context.Background())
-	s := &stream{stop: stop}
-	for worker := range 2 {
-		s.done.Go(func() {
-			for n := worker; ctx.Err() == nil; n++ {
-				r := prompts[n%len(prompts)]
-				text, err := completion(context.WithoutCancel(ctx), name, r)
-				s.mu.Lock()
-				s.sent++
-				if err != nil || text != r.GreedyText {
-					s.failed = append(s.failed, fmt.Sprintf("%s: prompt %s: got %q (%v)", time.Now().Format(time.TimeOnly), r.ID, text, err))
-				}
-				s.mu.Unlock()
-			}
-		})
-	}
-	return s
-}
-
-// expectNoLoss stops the stream.
-func (s *stream) expectNoLoss() {
-	GinkgoHelper()
-	s.stop()
-	s.done.Wait()
-	GinkgoWriter.Printf("%d requests\n", s.sent)
-	Expect(s.sent).To(BeNumerically(">", 0))
-	Expect(s.failed).To(BeEmpty())
-}
-
 var _ = Describe("Requests go on", Ordered, func() {
 	const name = "busy"
-	var requests *stream
+	var requests *clients
 
 	BeforeAll(func(ctx context.Context) {
 		create(ctx, tiny(name, 1, 1, func(d *v1alpha1.MoEDeployment) { d.Spec.Replicas = ptr.To[int32](2) }))
 		eventuallyAvailable(ctx, name)
 		eventuallyReady(ctx, name, 2)
 	})
-	BeforeEach(func() { requests = newStream(name, references()) })
+	BeforeEach(func() { requests = newClients(service(name)) })
 	AfterEach(func() { requests.stop() })
 
 	change := func(ctx context.Context, f func(*v1alpha1.MoEDeploymentSpec)) {
@@ -96,7 +53,7 @@ var _ = Describe("Requests go on", Ordered, func() {
 		})
 		Eventually(ctx, func() map[string]string { return podState(ctx, name) }).
 			WithTimeout(changeWithin).WithPolling(pollEvery).ShouldNot(Equal(before), "an instance is on its way")
-		Expect(k8s.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace("findep-system"), client.GracePeriodSeconds(0),
+		Expect(k8s.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(operatorSpace), client.GracePeriodSeconds(0),
 			client.MatchingLabels{v1alpha1.LabelComponent: v1alpha1.ComponentManager})).To(Succeed())
 		eventuallyReady(ctx, name, 2)
 		for pod, state := range podState(ctx, name) {

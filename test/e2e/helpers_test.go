@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -25,7 +24,6 @@ import (
 const (
 	testdata        = "../testdata"
 	modelConfigName = "tiny-config"
-	requestTimeout  = 60 * time.Second
 )
 
 // reference is one prompt with what transformers answered.
@@ -142,34 +140,6 @@ func plugin(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "../../bin/findep", append(args, "--namespace", namespace)...) //nolint:gosec // the tests' own arguments
 	out, err := cmd.CombinedOutput()
 	return string(out), err
-}
-
-// completion asks for r's greedy continuation through the API server's service
-// proxy, which needs neither a port-forward nor a route into the cluster.
-func completion(ctx context.Context, name string, r reference) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	body, err := json.Marshal(map[string]any{
-		"model": name, "prompt": r.Prompt, "max_tokens": len(r.GreedyTokens), "temperature": 0, "ignore_eos": true,
-	})
-	if err != nil {
-		return "", err
-	}
-	raw, err := clientset.CoreV1().RESTClient().Post().Namespace(namespace).Resource("services").
-		Name("http:"+name+":8000").SubResource("proxy").Suffix("v1", "completions").
-		SetHeader("Content-Type", "application/json").Body(body).DoRaw(ctx)
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, raw)
-	}
-	var answer struct {
-		Choices []struct {
-			Text string `json:"text"`
-		} `json:"choices"`
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil || len(answer.Choices) != 1 {
-		return "", fmt.Errorf("unexpected answer %s: %w", raw, err)
-	}
-	return answer.Choices[0].Text, nil
 }
 
 // eventuallyAnswers waits until a request goes through and is right: a new

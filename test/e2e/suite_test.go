@@ -73,6 +73,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 		Expect(client.IgnoreNotFound(k8s.Delete(ctx, ns))).To(Succeed())
 	})
 	createModelConfig(ctx)
+	startKiller()
 })
 
 // Each failed spec shows what a person would look at first.
