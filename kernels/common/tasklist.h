@@ -39,7 +39,8 @@ constexpr uint32_t kListMaxBuffers = 1u << 16, kListMaxTasks = 1u << 20, kListMa
 constexpr uint32_t kListMaxOps = 1u << 22, kListMaxParts = 1u << 14, kListMaxWorld = 1u << 12;
 constexpr int64_t kListMaxSize = int64_t{1} << 30;
 
-constexpr uint32_t kListCapture = 1;  // flag: record the list as a graph and replay it
+// Flags: record the list as a graph and replay it; note when its tasks run.
+constexpr uint32_t kListCapture = 1, kListTimed = 2;
 
 enum : uint32_t { kStreamCompute = 0, kStreamA2E = 1, kStreamE2A = 2, kStreams = 3 };
 enum : uint32_t { kChannelA2E = 0, kChannelE2A = 1, kChannels = 2 };
@@ -222,7 +223,7 @@ class TaskList {
     if (h.deps > kListMaxDeps) return {"too many dependencies", 24, h.deps};
     if (h.ops > kListMaxOps) return {"too many operations", 28, h.ops};
     if (h.world > kListMaxWorld || h.rank >= h.world) return {"the rank is not in the world", 32, h.rank};
-    if ((h.flags & ~kListCapture) != 0) return {"unknown flags", 40, h.flags};
+    if ((h.flags & ~(kListCapture | kListTimed)) != 0) return {"unknown flags", 40, h.flags};
     if (h.reserved != 0) return {"a reserved field is not zero", 56, h.reserved};
     const uint64_t fixed = sizeof(ListHeader) + uint64_t{8} * h.buffers + sizeof(ListTask) * uint64_t{h.tasks} +
                            (uint64_t{4} * h.deps + 7) / 8 * 8;

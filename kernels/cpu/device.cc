@@ -235,7 +235,7 @@ extern "C" const findep_backend* findep_backend_cpu(void) {
       group_experts,      expert_mlp,             combine_rows,  swiglu,             add,
       submit,
       // Pipelines are for devices that run on their own.
-      nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+      nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
   };
   return &table;
 }

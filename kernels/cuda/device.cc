@@ -129,6 +129,17 @@ void release_memory(findep_device& device, void* data, bool pooled) {
   }
 }
 
+int64_t stream_bytes(findep_device*) { return static_cast<int64_t>(LtAlgorithms::kWorkspaceBytes) + kNarrowedBytes; }
+
+// Memory of the pool where there is one, else the driver's.
+void* take_memory(findep_device& device, int64_t bytes) {
+  const size_t size = static_cast<size_t>(bytes > 0 ? bytes : 1);
+  if (device.pool != nullptr) return static_cast<char*>(device.pool_memory) + device.pool->take(size);
+  void* data = nullptr;
+  FINDEP_CUDA(cudaMalloc(&data, size));
+  return data;
+}
+
 findep_status buffer_alloc(findep_device* device, int64_t bytes, findep_buffer** buffer, findep_error* error) {
   return reporting(error, [&] {
     FINDEP_REQUIRE(device != nullptr && buffer != nullptr, "device or buffer is NULL");
@@ -139,15 +150,9 @@ findep_status buffer_alloc(findep_device* device, int64_t bytes, findep_buffer**
                   device->name, static_cast<long long>(device->memory_bytes));
     }
     use(*device);
-    void* data = nullptr;
-    const size_t size = static_cast<size_t>(bytes > 0 ? bytes : 1);
     const bool pooled = device->pool != nullptr;
-    if (pooled) {
-      data = static_cast<char*>(device->pool_memory) + device->pool->take(size);
-    } else {
-      FINDEP_CUDA(cudaMalloc(&data, size));
-    }
-    cudaError_t status = cudaMemset(data, 0, size);
+    void* const data = take_memory(*device, bytes);
+    cudaError_t status = cudaMemset(data, 0, static_cast<size_t>(bytes > 0 ? bytes : 1));
     // Streams of this backend do not wait for the default stream.
     if (status == cudaSuccess) status = cudaStreamSynchronize(nullptr);
     findep_buffer* made = status == cudaSuccess ? new (std::nothrow) findep_buffer{device, data, bytes, pooled} : nullptr;
@@ -174,8 +179,8 @@ void* buffer_data(findep_buffer* buffer) { return buffer == nullptr ? nullptr : 
 void* buffer_host(findep_buffer*) { return nullptr; }
 
 void release(findep_stream& s) {
-  if (s.workspace != nullptr) cudaFree(s.workspace);
-  if (s.narrowed != nullptr) cudaFree(s.narrowed);
+  if (s.workspace != nullptr) release_memory(*s.device, s.workspace, s.pooled);
+  if (s.narrowed != nullptr) release_memory(*s.device, s.narrowed, s.pooled);
   if (s.stream != nullptr) cudaStreamDestroy(s.stream);
 }
 
@@ -184,20 +189,7 @@ findep_status stream_create(findep_device* device, int32_t threads, findep_strea
     FINDEP_REQUIRE(device != nullptr && stream != nullptr, "device or stream is NULL");
     *stream = nullptr;
     FINDEP_REQUIRE(threads >= 0 && threads <= 1024, "threads is %d; it must be in [0, 1024]", threads);
-    use(*device);
-    findep_stream* made = new findep_stream;
-    made->device = device;
-    try {
-      FINDEP_CUDA(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
-      FINDEP_CUDA(cudaMalloc(&made->workspace, LtAlgorithms::kWorkspaceBytes));
-      FINDEP_CUDA(cudaMalloc(&made->narrowed, kNarrowedBytes));
-    } catch (...) {
-      release(*made);
-      delete made;
-      throw;
-    }
-    *stream = made;
-    ++device->objects;
+    *stream = make_stream(*device, true);
   });
 }
 
@@ -288,6 +280,25 @@ void event_free(findep_event* event) {
 
 }  // namespace
 
+findep_stream* make_stream(findep_device& device, bool products) {
+  use(device);
+  auto made = std::make_unique<findep_stream>();
+  made->device = &device;
+  try {
+    FINDEP_CUDA(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking));
+    if (products) {
+      made->pooled = device.pool != nullptr;
+      made->workspace = take_memory(device, static_cast<int64_t>(LtAlgorithms::kWorkspaceBytes));
+      made->narrowed = take_memory(device, kNarrowedBytes);
+    }
+  } catch (...) {
+    release(*made);
+    throw;
+  }
+  ++device.objects;
+  return made.release();
+}
+
 // The lock makes the record visible to the device before a waiter sees it.
 findep_status event_record(findep_stream* stream, findep_event* event) {
   return on_stream(stream, event, [&](findep_stream& s, const findep_event&) {
@@ -322,7 +333,7 @@ const findep_backend kTable = {
     group_experts,      expert_mlp,             combine_rows,  swiglu,             add,
     submit,
     pool_reserve,       pipeline_ids,           pipeline_open, pipeline_run,       pipeline_wait, pipeline_cancel,
-    pipeline_close,
+    pipeline_close,     pipeline_times,         stream_bytes,
 };
 
 }  // namespace

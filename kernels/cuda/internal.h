@@ -72,9 +72,11 @@ struct findep_stream {
   findep_device* device = nullptr;
   cudaStream_t stream = nullptr;
   // Of its own, so that products on several streams neither wait for each other
-  // nor change each other's results: cuBLASLt's, and activations in 16 bits.
+  // nor change each other's results: cuBLASLt's, and activations in 16 bits. NULL on
+  // streams that run no products.
   void* workspace = nullptr;
   void* narrowed = nullptr;
+  bool pooled = false;  // both are of the device's pool
   std::string error;
 };
 
@@ -86,6 +88,10 @@ void check_blas(cublasStatus_t status, const char* what, const char* file, int l
 
 #define FINDEP_CUDA(call) ::findep::check_cuda((call), #call, ::findep::basename_of(__FILE__), __LINE__)
 #define FINDEP_BLAS(call) ::findep::check_blas((call), #call, ::findep::basename_of(__FILE__), __LINE__)
+
+// Makes a stream, freed by the table's stream_free. One for products takes
+// stream_bytes of the pool where there is one.
+findep_stream* make_stream(findep_device& device, bool products);
 
 // Makes the device current on the calling thread: the current device belongs to
 // the thread, and callers change threads between calls.

@@ -9,6 +9,13 @@ namespace {
 // Events of the step itself; those of tasks follow.
 enum : uint32_t { kForkEvent, kJoinA2E, kJoinE2A, kEndEvent, kFirstTaskEvent };
 
+// Stamps of a timed list: its beginning, and the start and end of each task.
+constexpr uint32_t kBeginStamp = 0;
+constexpr uint32_t start_stamp(uint32_t task) { return 1 + 2 * task; }
+constexpr uint32_t end_stamp(uint32_t task) { return 2 + 2 * task; }
+
+bool timed(const TaskList& list) { return (list.header.flags & kListTimed) != 0; }
+
 // Polling costs a core while a step runs; this bounds both that and how late
 // the end is seen.
 constexpr int64_t kPollMicroseconds = 20;
@@ -35,6 +42,7 @@ void Pipeline::run(const uint8_t* data, uint64_t bytes, const PipelineBuffer* bu
   FINDEP_REQUIRE(fault.text == nullptr, "task list: %s %llu (at %llu)", fault.text,
                  static_cast<unsigned long long>(fault.value), static_cast<unsigned long long>(fault.at));
   comm_.poll();
+  timed_ = 0;
   try {
     if ((list.header.flags & kListCapture) != 0) {
       capture(list, data, bytes);
@@ -49,6 +57,7 @@ void Pipeline::run(const uint8_t* data, uint64_t bytes, const PipelineBuffer* bu
     throw;
   }
   pending_ = true;
+  if (timed(list)) timed_ = list.header.tasks;
 }
 
 // Graphs first: a communicator is not gone while graphs refer to it.
@@ -91,9 +100,11 @@ bool Pipeline::begin_capture() {
 void Pipeline::plan(const TaskList& list) {
   events_.make(list, kFirstTaskEvent);
   device_.reserve_events(events_.events());
+  if (timed(list)) device_.reserve_stamps(start_stamp(list.header.tasks));
 }
 
 void Pipeline::enqueue(const TaskList& list) {
+  if (timed(list)) device_.stamp(kStreamCompute, kBeginStamp);
   device_.record(kStreamCompute, kForkEvent);
   device_.wait(kStreamA2E, kForkEvent);
   device_.wait(kStreamE2A, kForkEvent);
@@ -111,11 +122,13 @@ void Pipeline::tasks(const TaskList& list) {
     const TaskEvents& e = events_.of(i);
     device_.task(i, t);
     for (uint32_t k = 0; k < e.wait_count; ++k) device_.wait(t.stream, e.waits[k]);
+    if (timed(list)) device_.stamp(t.stream, start_stamp(i));
     for (uint32_t k = 0; k < t.ops; ++k) {
       ListOp op;
       at = TaskList::next(at, &op);
       operation(t, op);
     }
+    if (timed(list)) device_.stamp(t.stream, end_stamp(i));
     if (e.record != kNoEvent) device_.record(t.stream, e.record);
   }
 }
@@ -155,9 +168,20 @@ void Pipeline::wait(int64_t timeout_microseconds) {
   try {
     while (!device_.happened(kEndEvent)) poll(since, timeout_microseconds);
   } catch (...) {
+    timed_ = 0;
     // Kernels of a transfer whose peer is gone would otherwise run for ever.
     give_up();
     throw;
+  }
+}
+
+void Pipeline::times(findep_task_time* times, uint64_t count) {
+  FINDEP_REQUIRE(!pending_, "the list still runs; wait for it first");
+  FINDEP_REQUIRE(timed_ > 0, "the last list did not ask for times, or it failed");
+  FINDEP_REQUIRE(count == timed_ && times != nullptr, "room for %llu times; the last list has %u tasks",
+                 static_cast<unsigned long long>(count), timed_);
+  for (uint32_t i = 0; i < timed_; ++i) {
+    times[i] = findep_task_time{device_.nanoseconds(kBeginStamp, start_stamp(i)), device_.nanoseconds(kBeginStamp, end_stamp(i))};
   }
 }
 

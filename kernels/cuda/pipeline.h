@@ -42,6 +42,10 @@ class Pipeline {
   // failed with; transfers are aborted in all of these cases.
   void wait(int64_t timeout_microseconds);
 
+  // When the tasks of the last list ran, if it was timed and wait has returned:
+  // `count` pairs of start and end since its beginning, in nanoseconds.
+  void times(findep_task_time* times, uint64_t count);
+
   // Ends wait, from any thread.
   void cancel() noexcept { cancelled_.store(true); }
 
@@ -66,6 +70,8 @@ class Pipeline {
   std::vector<Transfer> transfers_;
   std::atomic<bool> cancelled_{false};
   bool pending_ = false, captures_ = true;
+  // Tasks of the last list if that was timed and nothing failed, else 0.
+  uint32_t timed_ = 0;
 };
 
 }  // namespace findep

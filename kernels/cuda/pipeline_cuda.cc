@@ -6,6 +6,7 @@
 
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <thread>
 
@@ -35,29 +36,30 @@ using OwnedStream = std::unique_ptr<findep_stream, StreamDeleter>;
 class CudaPipelineDevice : public PipelineDevice {
  public:
   explicit CudaPipelineDevice(findep_device& device) : device_(device) {
-    for (OwnedStream& s : streams_) {
-      findep_stream* made = nullptr;
-      findep_error error{};
-      const findep_status status = cuda_table().stream_create(&device, 0, &made, &error);
-      if (status != FINDEP_OK) throw Failure{status, error.message};
-      s.reset(made);
-    }
+    // Products run on the compute stream alone.
+    for (uint32_t i = 0; i < kStreams; ++i) streams_[i].reset(make_stream(device, i == kStreamCompute));
   }
   ~CudaPipelineDevice() override {
     if (cudaSetDevice(device_.index) != cudaSuccess) return;
     for (const cudaEvent_t event : events_) cudaEventDestroy(event);
+    for (const cudaEvent_t stamp : stamps_) cudaEventDestroy(stamp);
   }
 
-  void reserve_events(uint32_t count) override {
-    use(device_);
-    while (events_.size() < count) {
-      cudaEvent_t made = nullptr;
-      FINDEP_CUDA(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
-      events_.push_back(made);
-    }
-  }
+  void reserve_events(uint32_t count) override { reserve(events_, count, cudaEventDisableTiming); }
+  void reserve_stamps(uint32_t count) override { reserve(stamps_, count, cudaEventDefault); }
   void record(uint32_t stream, uint32_t event) override { FINDEP_CUDA(cudaEventRecord(events_[event], cuda(stream))); }
   void wait(uint32_t stream, uint32_t event) override { FINDEP_CUDA(cudaStreamWaitEvent(cuda(stream), events_[event], 0)); }
+  // Within a capture only an external record is a node that notes the time at each
+  // launch; any other marks a place in the graph and is never seen to happen.
+  void stamp(uint32_t stream, uint32_t stamp) override {
+    const unsigned flags = capturing_ ? cudaEventRecordExternal : cudaEventRecordDefault;
+    FINDEP_CUDA(cudaEventRecordWithFlags(stamps_[stamp], cuda(stream), flags));
+  }
+  int64_t nanoseconds(uint32_t from, uint32_t to) override {
+    float milliseconds = 0;
+    FINDEP_CUDA(cudaEventElapsedTime(&milliseconds, stamps_[from], stamps_[to]));
+    return llround(double{milliseconds} * 1e6);
+  }
   void run(uint32_t stream, const findep_command& command) override {
     findep_stream* s = streams_[stream].get();
     findep_status status;
@@ -72,8 +74,10 @@ class CudaPipelineDevice : public PipelineDevice {
 
   void capture_begin(uint32_t stream) override {
     FINDEP_CUDA(cudaStreamBeginCapture(cuda(stream), cudaStreamCaptureModeThreadLocal));
+    capturing_ = true;
   }
   uint64_t capture_end(uint32_t stream) override {
+    capturing_ = false;
     cudaGraph_t graph = nullptr;
     FINDEP_CUDA(cudaStreamEndCapture(cuda(stream), &graph));
     cudaGraphExec_t ready = nullptr;
@@ -83,6 +87,7 @@ class CudaPipelineDevice : public PipelineDevice {
     return reinterpret_cast<uintptr_t>(ready);
   }
   void capture_drop(uint32_t stream) noexcept override {
+    capturing_ = false;
     cudaGraph_t graph = nullptr;
     if (cudaStreamEndCapture(cuda(stream), &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
     cudaGetLastError();
@@ -102,9 +107,19 @@ class CudaPipelineDevice : public PipelineDevice {
   cudaStream_t cuda(uint32_t stream) const { return streams_[stream]->stream; }
 
  private:
+  void reserve(std::vector<cudaEvent_t>& list, uint32_t count, unsigned flags) {
+    use(device_);
+    while (list.size() < count) {
+      cudaEvent_t made = nullptr;
+      FINDEP_CUDA(cudaEventCreateWithFlags(&made, flags));
+      list.push_back(made);
+    }
+  }
+
   findep_device& device_;
   std::array<OwnedStream, kStreams> streams_;
-  std::vector<cudaEvent_t> events_;
+  std::vector<cudaEvent_t> events_, stamps_;
+  bool capturing_ = false;
 };
 
 CommIds ids_of(const findep_pipeline_config& config) {
@@ -216,6 +231,14 @@ void pipeline_close(findep_pipeline* pipeline) {
   if (pipeline == nullptr) return;
   cudaSetDevice(pipeline->device.index);
   delete pipeline;
+}
+
+findep_status pipeline_times(findep_pipeline* pipeline, findep_task_time* times, int64_t count, findep_error* error) {
+  return reporting(error, [&] {
+    FINDEP_REQUIRE(pipeline != nullptr && count >= 0, "pipeline is NULL, or %lld times are impossible", static_cast<long long>(count));
+    use(pipeline->device);
+    pipeline->pipeline.times(times, static_cast<uint64_t>(count));
+  });
 }
 
 }  // namespace findep

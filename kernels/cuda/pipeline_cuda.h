@@ -21,6 +21,7 @@ findep_status pipeline_run(findep_pipeline* pipeline, const void* list, int64_t 
 findep_status pipeline_wait(findep_pipeline* pipeline, int64_t timeout_ms, findep_error* error);
 void pipeline_cancel(findep_pipeline* pipeline);
 void pipeline_close(findep_pipeline* pipeline);
+findep_status pipeline_times(findep_pipeline* pipeline, findep_task_time* times, int64_t count, findep_error* error);
 
 }  // namespace findep
 

@@ -33,6 +33,14 @@ class PipelineDevice {
   // Tells which task what follows belongs to, for traces and profilers.
   virtual void task(uint32_t index, const ListTask& task) = 0;
 
+  // Makes stamps [0, count) exist, as reserve_events does.
+  virtual void reserve_stamps(uint32_t count) = 0;
+  // Notes the time at which what was enqueued on the stream has run. A graph notes
+  // it each time that it is launched.
+  virtual void stamp(uint32_t stream, uint32_t stamp) = 0;
+  // The time between two stamps that have happened.
+  virtual int64_t nanoseconds(uint32_t from, uint32_t to) = 0;
+
   // Between begin and end, what is enqueued on the stream, and on streams that
   // wait for it, is kept and not run. end returns what graph_launch runs.
   virtual void capture_begin(uint32_t stream) = 0;

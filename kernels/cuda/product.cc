@@ -115,6 +115,7 @@ bool LtAlgorithms::choose(const LtProduct& p, cublasLtMatmulAlgo_t* algorithm) {
 }
 
 void multiply_lt(findep_stream& s, const LtProduct& p, const cublasLtMatmulAlgo_t& algorithm) {
+  FINDEP_REQUIRE(s.workspace != nullptr, "a product on a stream that was made for transfers");
   Descriptors d = describe(p);
   const float one = 1;
   FINDEP_BLAS(blas().matmul(s.device->algorithms->handle(), &d.operation, &one, p.a, &d.a, p.b, &d.b, &p.beta, p.d, &d.d,

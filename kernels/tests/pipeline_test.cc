@@ -124,6 +124,53 @@ TEST_F(PipelineTest, RunsWithoutGraphsWhereThereAreNone) {
   }
 }
 
+// The time is noted around each task, behind its waits and before its record, on
+// the device alone: the host asks for nothing until it waits for the end.
+TEST_F(PipelineTest, NotesTimesWithoutWaiting) {
+  int asked = 0;
+  log.before = [&](char letter) { asked += letter == '?' || letter == 'N' ? 1 : 0; };
+  ASSERT_EQ(run(small_list(kListTimed, 0)), FINDEP_OK) << error;
+  EXPECT_EQ(letters(), "CRWWTCOwrrCRTWCSpCRTWCVpCRRWWR");
+  EXPECT_EQ(asked, 0);
+  findep_task_time times[3];
+  EXPECT_EQ(guarded(&error, [&] { pipeline.times(times, 3); }), FINDEP_INVALID_ARGUMENT) << "the list runs";
+  ASSERT_EQ(wait(1000), FINDEP_OK) << error;
+  EXPECT_EQ(guarded(&error, [&] { pipeline.times(times, 2); }), FINDEP_INVALID_ARGUMENT);
+  EXPECT_NE(error.find("3 tasks"), std::string::npos) << error;
+  ASSERT_EQ(guarded(&error, [&] { pipeline.times(times, 3); }), FINDEP_OK) << error;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(times[i].start, (1 + 2 * i) * 1000);
+    EXPECT_EQ(times[i].end, (2 + 2 * i) * 1000);
+  }
+  ASSERT_EQ(run(small_list(0, 0)), FINDEP_OK) << error;
+  ASSERT_EQ(wait(1000), FINDEP_OK) << error;
+  EXPECT_EQ(guarded(&error, [&] { pipeline.times(times, 3); }), FINDEP_INVALID_ARGUMENT) << "this list has no times";
+}
+
+// A list with times and the same without have a graph each, and replays note times.
+TEST_F(PipelineTest, GraphsWithTimesAreTheirOwn) {
+  const std::string plain = "RWWTOwrrRTWSpRTWVpRRWW", stamped = "CRWWTCOwrrCRTWCSpCRTWCVpCRRWW";
+  findep_task_time times[3];
+  for (int i = 0; i < 2; ++i) {
+    for (const uint32_t flags : {kListCapture, kListCapture | kListTimed}) {
+      log.text.clear();
+      ASSERT_EQ(run(small_list(flags, 8)), FINDEP_OK) << error;
+      ASSERT_EQ(wait(1000), FINDEP_OK) << error;
+      const bool timed = flags != kListCapture;
+      EXPECT_EQ(letters(), i > 0 ? "LR" : "B" + (timed ? stamped : plain) + "ELR");
+      EXPECT_EQ(guarded(&error, [&] { pipeline.times(times, 3); }) == FINDEP_OK, timed);
+    }
+  }
+}
+
+TEST_F(PipelineTest, AFailedStepHasNoTimes) {
+  device.end_after(1 << 30);
+  ASSERT_EQ(run(small_list(kListTimed, 0)), FINDEP_OK);
+  ASSERT_EQ(wait(10), FINDEP_TIMED_OUT);
+  findep_task_time times[3];
+  EXPECT_EQ(guarded(&error, [&] { pipeline.times(times, 3); }), FINDEP_INVALID_ARGUMENT);
+}
+
 TEST_F(PipelineTest, KeepsABoundedNumberOfGraphs) {
   const uint32_t kMore = 5;
   for (uint32_t bucket = 0; bucket < Pipeline::kGraphs + kMore; ++bucket) {
@@ -178,7 +225,7 @@ TEST_F(PipelineTest, EveryFailureHasItsStatus) {
   };
   for (const Case& c : {Case{"!", FINDEP_COMM_FAILED}, Case{"?", FINDEP_DEVICE_LOST}, Case{"O", FINDEP_NO_KERNEL_IMAGE},
                         Case{"SV", FINDEP_COMM_FAILED}, Case{"RW", FINDEP_DEVICE_LOST}, Case{"B", FINDEP_INTERNAL},
-                        Case{"E", FINDEP_OUT_OF_MEMORY}, Case{"L", FINDEP_DEVICE_LOST}}) {
+                        Case{"E", FINDEP_OUT_OF_MEMORY}, Case{"L", FINDEP_DEVICE_LOST}, Case{"C", FINDEP_DEVICE_LOST}}) {
     for (int n = 1; n <= 20; ++n) {
       log.text.clear();
       recorder::Device d{log};
@@ -186,7 +233,7 @@ TEST_F(PipelineTest, EveryFailureHasItsStatus) {
       Pipeline p{d, k, clock};
       d.end_after(4);
       fail_at(c.where, n, c.status);
-      const Bytes list = small_list(kListCapture, 1);
+      const Bytes list = small_list(kListCapture | kListTimed, 1);
       const findep_status status = guarded(&error, [&] {
         p.run(list.data(), list.size(), &buffer, 1);
         p.wait(1000);

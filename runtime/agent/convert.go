@@ -30,7 +30,7 @@ func planFromProto(p *agentpb.PlanInUse) plan.Plan {
 // within each rank.
 func stepFromProto(epoch uint64, c *agentpb.StepCommand, attentionRanks int) *executor.Step {
 	s := &executor.Step{
-		Epoch: epoch, Number: c.Number, Plan: planFromProto(c.Plan), Release: c.Release, Trace: c.Trace,
+		Epoch: epoch, Number: c.Number, Plan: planFromProto(c.Plan), Release: c.Release, Trace: c.Trace, Times: c.Times,
 		Pieces: make([][]executor.Piece, attentionRanks),
 	}
 	for _, p := range c.Pieces {

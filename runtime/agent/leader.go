@@ -227,7 +227,7 @@ var errStepTimeout = errors.New("a rank did not answer in time")
 // execute sends one step to all ranks and gathers what they answer, by rank.
 // On an error the epoch is over.
 func (l *leader) execute(epoch uint64, c choice, pieces []*agentpb.Piece, release []uint64) ([]*agentpb.RankOutcome, time.Duration, error) {
-	return l.command(epoch, c, &agentpb.StepCommand{Pieces: pieces, Release: release, Trace: l.tracer.wanted()})
+	return l.command(epoch, c, &agentpb.StepCommand{Pieces: pieces, Release: release, Trace: l.tracer.wanted(), Times: c.timed || l.planner.doubts()})
 }
 
 // command fills in what every step has, and executes it.

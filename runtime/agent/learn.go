@@ -88,6 +88,22 @@ func (p *planner) learn(shape batchShape, c choice, in *plan.Instance, outcomes 
 	return true
 }
 
+// doubts tells whether a recent prediction was off, or nothing predicts yet: then
+// the times of tasks may soon be fitted to.
+func (p *planner) doubts() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stages == nil {
+		return true
+	}
+	for _, n := range p.learner.off {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // fit replaces the stage models by the best fit of warm-up and recent steps.
 // The caller holds mu.
 func (p *planner) fit(in *plan.Instance) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/findep/findep-operator/runtime/agent/agentpb"
@@ -284,6 +285,7 @@ func (l *leader) releaseWarmUp(epoch uint64, w workload) error {
 }
 
 func (l *leader) measurePoint(epoch uint64, pieces []*agentpb.Piece, chosen choice) (point, error) {
+	chosen.timed = true
 	outcomes, elapsed, err := l.execute(epoch, chosen, pieces, nil)
 	if err != nil {
 		return point{}, err
@@ -310,11 +312,13 @@ func newPoint(shape batchShape, chosen plan.Plan, attentionRanks int, outcomes [
 	return p
 }
 
-// medians merges the repeats of one workload.
+// medians merges the repeats of one workload. Repeats whose tasks were not timed say
+// nothing of them.
 func medians(repeats []point) point {
 	m := repeats[0]
+	timed := slices.DeleteFunc(slices.Clone(repeats), func(p point) bool { return p.kind == point{}.kind })
 	for k := range m.kind {
-		m.kind[k] = medianOf(repeats, func(p point) float64 { return p.kind[k] })
+		m.kind[k] = medianOf(timed, func(p point) float64 { return p.kind[k] })
 	}
 	m.measured = medianOf(repeats, func(p point) float64 { return p.measured })
 	m.steps = len(repeats)

@@ -28,6 +28,7 @@ type fakePipelines struct{ open error }
 
 func (*fakePipelines) Pipelines() bool              { return true }
 func (*fakePipelines) ReservePool(int64) error      { return nil }
+func (*fakePipelines) StreamBytes() int64           { return 0 }
 func (*fakePipelines) PipelineIDs() ([]byte, error) { return []byte("ids"), nil }
 func (f *fakePipelines) OpenPipeline(c backend.PipelineConfig) (backend.Pipeline, error) {
 	if string(c.IDs) != "ids" {
@@ -40,6 +41,7 @@ type fakePipeline struct{ cancelled bool }
 
 func (*fakePipeline) Run([]byte, []backend.Buffer) error { return nil }
 func (*fakePipeline) Wait(time.Duration) error           { return nil }
+func (*fakePipeline) Times([]backend.TaskTime) error     { return nil }
 func (p *fakePipeline) Cancel()                          { p.cancelled = true }
 func (*fakePipeline) Close()                             {}
 

@@ -23,6 +23,8 @@ type choice struct {
 	modelled float64
 	// exposed is the part of it that would be saved if transfers took no time.
 	exposed float64
+	// timed asks for the times of tasks.
+	timed bool
 }
 
 // planned is a batch and the plan that it ran under.

@@ -51,6 +51,9 @@ type Pipelines interface {
 	// ReservePool takes memory that all later buffers are cut from; one that no
 	// longer fits is ErrMemoryExceeded.
 	ReservePool(bytes int64) error
+	// StreamBytes is what each stream, and each pipeline, takes of the pool when it
+	// is made.
+	StreamBytes() int64
 	// PipelineIDs makes the ids by which the ranks of one epoch meet. The leader
 	// calls it for each epoch; the ids are of no use twice.
 	PipelineIDs() ([]byte, error)
@@ -58,6 +61,11 @@ type Pipelines interface {
 	// with an error by the time-out.
 	OpenPipeline(PipelineConfig) (Pipeline, error)
 }
+
+// TaskTime is when a task of a list ran, on the device's clock since the list began
+// there. A transfer that receives begins when the device is ready for it, which may
+// be long before its rows arrive.
+type TaskTime struct{ Start, End time.Duration }
 
 // Pipeline runs task lists (package tasklist). One goroutine at a time uses it,
 // but for Cancel.
@@ -68,6 +76,9 @@ type Pipeline interface {
 	// Wait returns when the list has run, or with an error by the time-out. After
 	// an error of Run or Wait the pipeline can only be closed.
 	Wait(timeout time.Duration) error
+	// Times fills in when each task of the last list ran, once Wait has returned, if
+	// the list asked for it.
+	Times(tasks []TaskTime) error
 	// Cancel makes Wait return with ErrCancelled, now and later.
 	Cancel()
 	// Close frees the pipeline.

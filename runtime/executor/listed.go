@@ -3,9 +3,11 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"github.com/findep/findep-operator/runtime/backend"
@@ -88,7 +90,7 @@ func (e *engine) runList(ctx context.Context, p backend.Pipeline, list []byte, b
 func identity(step *Step, rank int) tasklist.Identity {
 	h := fnv.New64a()
 	_, _ = fmt.Fprint(h, rank, step.Plan) // It never fails.
-	id := tasklist.Identity{Plan: h.Sum64(), Capture: true}
+	id := tasklist.Identity{Plan: h.Sum64(), Capture: true, Timed: step.timed()}
 	for _, pieces := range step.Pieces {
 		for i := range pieces {
 			id.Bucket += uint32(len(pieces[i].Tokens))
@@ -99,10 +101,41 @@ func identity(step *Step, rank int) tasklist.Identity {
 	return id
 }
 
-// result is a step's without times of its tasks, which the host does not see.
-func (e *engine) result(origin int64) Result {
-	return Result{Started: origin, Nanoseconds: e.now() - origin}
+// result is a step's, with the times of the list's tasks where the step asks for
+// them. ended is when the host saw the list's end: the device has a clock of its
+// own, on which its last task ended then. received are the transfers that this rank
+// receives.
+func (e *engine) result(step *Step, p backend.Pipeline, tasks []tasklist.Task, origin, ended int64, received schedule.Kind) (Result, error) {
+	r := Result{Started: origin}
+	if step.timed() && len(tasks) > 0 {
+		times := make([]backend.TaskTime, len(tasks))
+		if err := p.Times(times); err != nil {
+			return r, err
+		}
+		last := slices.MaxFunc(times, func(a, b backend.TaskTime) int { return cmp.Compare(a.End, b.End) })
+		shift := ended - origin - int64(last.End)
+		for i := range tasks {
+			start, end := int64(times[i].Start)+shift, int64(times[i].End)+shift
+			r.record(step, Kind(tasks[i].Kind), tasks[i].Place, start, end, tasks[i].Kind != tasklist.Kind(received))
+		}
+	}
+	r.Nanoseconds = e.now() - origin
+	return r, nil
 }
+
+// record adds a task, to the durations only where its time is its own.
+func (r *Result) record(step *Step, kind Kind, at tasklist.Place, start, end int64, own bool) {
+	if own {
+		r.Durations[kind].Tasks++
+		r.Durations[kind].Nanoseconds += end - start
+	}
+	if step.Trace {
+		r.Trace = append(r.Trace, TaskTime{kind, at.Layer, at.MicroBatch, at.Segment, start, end})
+	}
+}
+
+// timed tells whether a pipeline is to note when tasks run.
+func (s *Step) timed() bool { return s.Trace || s.Times }
 
 // powerOfTwo is the smallest one that is at least n.
 func powerOfTwo(n int) int {

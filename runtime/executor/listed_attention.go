@@ -35,13 +35,35 @@ func (a *AttentionRank) listAttention(ctx context.Context, step *Step, p backend
 	if err := a.runList(ctx, p, list, buffers); err != nil {
 		return Result{}, err
 	}
+	ended := a.now()
+	heads := make([]int64, 0, len(a.batches))
 	for i := range a.batches {
 		if err := a.logitsOf(&a.batches[i]); err != nil {
 			a.fail(err)
 			return Result{}, fmt.Errorf("output head, micro-batch %d: %w", i, err)
 		}
+		heads = append(heads, a.now())
 	}
-	return a.result(origin), nil
+	r, err := a.result(step, p, a.listed.tasks, origin, ended, schedule.E2A)
+	if err != nil {
+		a.fail(err)
+		return Result{}, err
+	}
+	if step.timed() {
+		r.heads(step, ended-origin, origin, heads)
+	}
+	return r, nil
+}
+
+// heads adds the output heads, which the host issues after the list: each ended at
+// one of the times, and the first began at `start`. What the list has of them is
+// part of the same tasks.
+func (r *Result) heads(step *Step, start, origin int64, ends []int64) {
+	r.Durations[Head].Tasks = 0
+	for i, end := range ends {
+		r.record(step, Head, tasklist.Place{MicroBatch: i}, start, end-origin, true)
+		start = end - origin
+	}
 }
 
 func (a *AttentionRank) reserveExchange() error {

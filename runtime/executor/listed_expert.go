@@ -51,11 +51,17 @@ func (e *ExpertRank) listExperts(ctx context.Context, step *Step, p backend.Pipe
 	if err := e.runList(ctx, p, list, buffers); err != nil {
 		return Result{}, err
 	}
-	if err := e.readList(); err != nil {
+	ended := e.now()
+	err = e.readList()
+	var r Result
+	if err == nil {
+		r, err = e.result(step, p, e.listed.tasks, origin, ended, schedule.A2E)
+	}
+	if err != nil {
 		e.fail(err)
 		return Result{}, err
 	}
-	return e.result(origin), nil
+	return r, nil
 }
 
 // layOutIntake computes the room of all messages: every token of a segment, cut

@@ -15,8 +15,10 @@ import (
 
 	"github.com/findep/findep-operator/runtime/backend"
 	"github.com/findep/findep-operator/runtime/backend/native"
+	"github.com/findep/findep-operator/runtime/executor"
 	"github.com/findep/findep-operator/runtime/executor/harness"
 	"github.com/findep/findep-operator/runtime/plan"
+	"github.com/findep/findep-operator/runtime/schedule"
 )
 
 // openShim opens the CUDA backend's own sources on the model of CUDA, between
@@ -87,6 +89,56 @@ func TestBF16CacheOnTheModelOfCUDAEqualsTheReference(t *testing.T) {
 				t.Error("a cache of F32 gives the same bits: nothing was rounded")
 			}
 		})
+	}
+}
+
+// Steps on pipelines tell when their tasks ran, if asked: all of them in a trace, and
+// in sums those whose time is the rank's own.
+func TestTimesOnTheModelOfCUDA(t *testing.T) {
+	f := families(t)[0]
+	in := instance(t, harness.Config{Shape: f.shape, Checkpoint: f.dir, Attention: 1, Expert: 1, KVTokens: 512, MaxStepTokens: 64, OpenDevice: openShim(t), Pipelines: true})
+	for _, trace := range []bool{true, false} {
+		if err := in.Reset(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		step := executor.Step{Number: 1, Plan: finDEP(1, 2, 2, plan.ASAS), Trace: trace, Times: !trace, Pieces: [][]executor.Piece{{
+			{Sequence: 1, Tokens: []int32{1, 2, 3}, Logits: executor.LogitsLast}, {Sequence: 2, Tokens: []int32{4, 5}, Logits: executor.LogitsLast},
+		}}}
+		results, err := in.Run(t.Context(), step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rank, received := range []schedule.Kind{schedule.E2A, schedule.A2E} {
+			r := results[rank]
+			kinds := map[executor.Kind]int{}
+			for _, task := range r.Trace {
+				kinds[task.Kind]++
+				if task.Start > task.End || task.End > r.Nanoseconds {
+					t.Errorf("rank %d: %+v in a step of %d ns", rank, task, r.Nanoseconds)
+				}
+			}
+			own := []schedule.Kind{schedule.A2E, schedule.E2A, schedule.Expert}[rank:]
+			for _, kind := range own {
+				want := kind != received && (rank == 1 || kind != schedule.Expert)
+				if d := r.Durations[kind]; (d.Tasks > 0) != want || want && d.Nanoseconds <= 0 {
+					t.Errorf("rank %d, %v: %+v", rank, kind, d)
+				}
+			}
+			if got := kinds[executor.Kind(received)]; (got > 0) != trace {
+				t.Errorf("rank %d: %d receives are traced", rank, got)
+			}
+			if rank == 0 && r.Durations[executor.Head].Tasks != 2 {
+				t.Errorf("%d heads for 2 micro-batches", r.Durations[executor.Head].Tasks)
+			}
+		}
+	}
+	step := executor.Step{Number: 2, Plan: finDEP(1, 2, 2, plan.ASAS), Pieces: [][]executor.Piece{{{Sequence: 9, Tokens: []int32{1}}}}}
+	results, err := in.Run(t.Context(), step)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if results[0].Durations != (executor.Result{}).Durations || len(results[0].Trace) > 0 {
+		t.Errorf("times that nobody asked for: %+v", results[0])
 	}
 }
 

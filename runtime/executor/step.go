@@ -79,8 +79,9 @@ type Step struct {
 	// Release lists sequences whose KV is freed before the step; each rank
 	// ignores those it does not hold.
 	Release []uint64
-	// Trace asks for the times of every task.
-	Trace bool
+	// Trace asks for the times of every task. Times asks for their sums, which
+	// pipelines only then measure; ranks without one always do.
+	Trace, Times bool
 }
 
 // Output is what a piece gave.
@@ -129,7 +130,8 @@ type Duration struct {
 // TaskTime is one executed task. Start and End are nanoseconds since the
 // rank's step began, on the rank's own clock. For a transfer that this rank
 // receives, Start is the arrival of the first header: waiting for the peer is
-// not part of the task.
+// not part of the task. On a pipeline it is, since the device says nothing of
+// arrivals.
 type TaskTime struct {
 	Kind                       Kind
 	Layer, MicroBatch, Segment int
@@ -140,7 +142,8 @@ type TaskTime struct {
 type Result struct {
 	// Outputs are in the order of the rank's pieces; expert ranks have none.
 	Outputs []Output
-	// Durations are indexed by Kind.
+	// Durations are indexed by Kind. A pipeline has them if asked, and none of the
+	// transfers that it receives, whose time is the sender's.
 	Durations [NumKinds]Duration
 	// Trace is empty unless asked for. Tasks of one resource are in the order
 	// they ran in.

@@ -298,6 +298,12 @@ typedef struct findep_pipeline_config {
   int64_t timeout_ms;  // for meeting the peers
 } findep_pipeline_config;
 
+// When a task of a list ran, in nanoseconds of the device's clock since the list
+// began there.
+typedef struct findep_task_time {
+  int64_t start, end;
+} findep_task_time;
+
 // ---- the table -------------------------------------------------------------
 
 typedef struct findep_backend {
@@ -382,6 +388,14 @@ typedef struct findep_backend {
   findep_status (*pipeline_wait)(findep_pipeline* pipeline, int64_t timeout_ms, findep_error* error);
   void (*pipeline_cancel)(findep_pipeline* pipeline);
   void (*pipeline_close)(findep_pipeline* pipeline);
+
+  // (optional) When the tasks of the last list ran, if that asked for times and
+  // pipeline_wait has seen its end; count is the number of its tasks. A transfer
+  // that receives begins when the device is ready for it, not when rows arrive.
+  findep_status (*pipeline_times)(findep_pipeline* pipeline, findep_task_time* times, int64_t count, findep_error* error);
+  // (optional) What each stream takes of the device's pool when it is made. So
+  // does a pipeline, as much as one stream.
+  int64_t (*stream_bytes)(findep_device* device);
 } findep_backend;
 
 #define FINDEP_IDS_BYTES 1024

@@ -5,6 +5,7 @@
 //
 //   T task kind layer micro_batch segment     what follows belongs to this task
 //   R stream event | W stream event           record, wait
+//   C stream stamp                            the time is noted
 //   O stream code                             an operation, and its matrices:
 //     r address bytes | w address bytes         first and past-the-last element
 //   S channel | V channel                     a group of sends or receives:
@@ -54,6 +55,16 @@ class Device : public PipelineDevice {
   void task(uint32_t index, const ListTask& t) override {
     log_.add('T', index, t.kind, t.layer, t.micro_batch, t.segment);
   }
+  void reserve_stamps(uint32_t count) override { stamps_ = count > stamps_ ? count : stamps_; }
+  void stamp(uint32_t stream, uint32_t stamp) override {
+    FINDEP_REQUIRE(stamp < stamps_, "stamp %u was not reserved; there are %u", stamp, stamps_);
+    log_.add('C', stream, stamp);
+  }
+  // As if each stamp were a microsecond after the one before.
+  int64_t nanoseconds(uint32_t from, uint32_t to) override {
+    log_.before('N');
+    return (int64_t{to} - int64_t{from}) * 1000;
+  }
   void capture_begin(uint32_t stream) override { log_.add('B', stream); }
   uint64_t capture_end(uint32_t stream) override {
     log_.add('E', stream, graphs_);
@@ -77,7 +88,7 @@ class Device : public PipelineDevice {
   }
 
   Log& log_;
-  uint32_t events_ = 0;
+  uint32_t events_ = 0, stamps_ = 0;
   uint64_t graphs_ = 1;
   int64_t polls_ = 0;
 };

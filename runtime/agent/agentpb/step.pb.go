@@ -40,7 +40,9 @@ type StepCommand struct {
 	// last one it was sent, for a leader that takes this one's place.
 	KeepStages []byte `protobuf:"bytes,7,opt,name=keep_stages,json=keepStages,proto3" json:"keep_stages,omitempty"`
 	// Ask for what the rank keeps.
-	RecallStages  bool `protobuf:"varint,8,opt,name=recall_stages,json=recallStages,proto3" json:"recall_stages,omitempty"`
+	RecallStages bool `protobuf:"varint,8,opt,name=recall_stages,json=recallStages,proto3" json:"recall_stages,omitempty"`
+	// Ask for the sums of times by kind, which cost something on GPUs.
+	Times         bool `protobuf:"varint,9,opt,name=times,proto3" json:"times,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +129,13 @@ func (x *StepCommand) GetKeepStages() []byte {
 func (x *StepCommand) GetRecallStages() bool {
 	if x != nil {
 		return x.RecallStages
+	}
+	return false
+}
+
+func (x *StepCommand) GetTimes() bool {
+	if x != nil {
+		return x.Times
 	}
 	return false
 }
@@ -402,7 +411,7 @@ var File_runtime_agent_agentpb_step_proto protoreflect.FileDescriptor
 
 const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\n" +
-	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xb0\x02\n" +
+	" runtime/agent/agentpb/step.proto\x12\x0ffindep.agent.v1\x1a\"runtime/agent/agentpb/engine.proto\"\xc6\x02\n" +
 	"\vStepCommand\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12.\n" +
 	"\x04plan\x18\x02 \x01(\v2\x1a.findep.agent.v1.PlanInUseR\x04plan\x12.\n" +
@@ -412,7 +421,8 @@ const file_runtime_agent_agentpb_step_proto_rawDesc = "" +
 	"\x15deadline_milliseconds\x18\x06 \x01(\rR\x14deadlineMilliseconds\x12\x1f\n" +
 	"\vkeep_stages\x18\a \x01(\fR\n" +
 	"keepStages\x12#\n" +
-	"\rrecall_stages\x18\b \x01(\bR\frecallStages\"\\\n" +
+	"\rrecall_stages\x18\b \x01(\bR\frecallStages\x12\x14\n" +
+	"\x05times\x18\t \x01(\bR\x05times\"\\\n" +
 	"\fKindDuration\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05tasks\x18\x02 \x01(\rR\x05tasks\x12\"\n" +

@@ -51,6 +51,9 @@ func (d *device) ReservePool(bytes int64) error {
 	return nil
 }
 
+// StreamBytes is backend.Pipelines'.
+func (d *device) StreamBytes() int64 { return int64(C.call_stream_bytes(d.table, d.handle)) }
+
 // PipelineIDs is backend.Pipelines'.
 func (d *device) PipelineIDs() ([]byte, error) {
 	if !d.Pipelines() {
@@ -115,6 +118,18 @@ func (p *pipeline) Wait(timeout time.Duration) error {
 	var e C.findep_error
 	if status := C.call_pipeline_wait(p.device.table, p.handle, C.int64_t(timeout.Milliseconds()), &e); status != C.FINDEP_OK {
 		return failure("waiting for a step", status, &e.message[0])
+	}
+	return nil
+}
+
+func (p *pipeline) Times(tasks []backend.TaskTime) error {
+	times := make([]C.findep_task_time, len(tasks))
+	var e C.findep_error
+	if status := C.call_pipeline_times(p.device.table, p.handle, unsafe.SliceData(times), C.int64_t(len(times)), &e); status != C.FINDEP_OK {
+		return failure("reading when tasks ran", status, &e.message[0])
+	}
+	for i, t := range times {
+		tasks[i] = backend.TaskTime{Start: time.Duration(t.start), End: time.Duration(t.end)}
 	}
 	return nil
 }

@@ -115,7 +115,81 @@ func TestCUDAShimFailures(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("streams are of the pool", shimStreamsOfThePool)
+	t.Run("times of tasks", shimTimes)
 	t.Run("GPU lost in mid-step", func(t *testing.T) { shimLostInMidStep(t) })
+}
+
+// What products need on a stream comes out of the pool like any buffer, is missed
+// before anything runs, and goes back.
+func shimStreamsOfThePool(t *testing.T) {
+	dev, p := shimDevice(t)
+	if got := p.StreamBytes(); got != 64<<20 {
+		t.Fatalf("a stream takes %d bytes", got)
+	}
+	for range 2 {
+		if err := p.ReservePool(p.StreamBytes() + 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		s, err := dev.NewStream(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = dev.NewStream(0)
+		expect(t, err, backend.ErrMemoryExceeded, "67108864 are in use")
+		_, err = dev.Alloc(2 << 20)
+		expect(t, err, backend.ErrMemoryExceeded)
+		expect(t, p.ReservePool(0), native.ErrInvalidArgument, "in use")
+		if err := errors.Join(s.Close(), p.ReservePool(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The model's events have a clock, so a timed list says when its tasks ran.
+func shimTimes(t *testing.T) {
+	devices, pipelines := meet(t)
+	x, err := backend.AllocMatrix(devices[0], backend.F32, 2, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Buffer.Free()
+	list := func(id tasklist.Identity) ([]byte, []backend.Buffer) {
+		var e tasklist.Encoder
+		e.Reset(0, 2)
+		for i := range 3 {
+			e.Begin(tasklist.Dense, 0, i, 0, nil)
+			_ = e.Add(x, x, x)
+		}
+		list, buffers, err := e.Finish(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list, buffers
+	}
+	run := func(id tasklist.Identity) {
+		bytes, buffers := list(id)
+		if err := errors.Join(pipelines[0].Run(bytes, buffers), pipelines[0].Wait(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var times [3]backend.TaskTime
+	for range 2 {
+		run(tasklist.Identity{Timed: true})
+		if err := pipelines[0].Times(times[:]); err != nil {
+			t.Fatal(err)
+		}
+		last := time.Duration(0)
+		for i, at := range times {
+			if at.Start < last || at.End <= at.Start {
+				t.Errorf("task %d ran from %v to %v, the one before until %v", i, at.Start, at.End, last)
+			}
+			last = at.End
+		}
+	}
+	expect(t, pipelines[0].Times(times[:2]), native.ErrInvalidArgument, "3 tasks")
+	run(tasklist.Identity{})
+	expect(t, pipelines[0].Times(times[:]), native.ErrInvalidArgument, "did not ask")
 }
 
 // meet opens the pipelines of two ranks.

@@ -126,6 +126,19 @@ static inline findep_status call_pipeline_wait(const findep_backend* t, findep_p
 static inline void call_pipeline_cancel(const findep_backend* t, findep_pipeline* p) { t->pipeline_cancel(p); }
 static inline void call_pipeline_close(const findep_backend* t, findep_pipeline* p) { t->pipeline_close(p); }
 
+// Libraries of before these entries have neither times nor streams in the pool.
+static inline findep_status call_pipeline_times(const findep_backend* t, findep_pipeline* p, findep_task_time* times,
+                                                int64_t n, findep_error* e) {
+  if (t->struct_size < offsetof(findep_backend, pipeline_times) + sizeof(t->pipeline_times) || t->pipeline_times == NULL) {
+    return FINDEP_UNSUPPORTED;
+  }
+  return t->pipeline_times(p, times, n, e);
+}
+static inline int64_t call_stream_bytes(const findep_backend* t, findep_device* d) {
+  if (t->struct_size < offsetof(findep_backend, stream_bytes) + sizeof(t->stream_bytes) || t->stream_bytes == NULL) return 0;
+  return t->stream_bytes(d);
+}
+
 // Every entry up to `submit` belongs to the first version of the table.
 static inline size_t least_table_size(void) { return offsetof(findep_backend, submit); }
 

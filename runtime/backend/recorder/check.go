@@ -27,8 +27,45 @@ func (p *Program) Check(lists [][]byte) (*World, error) {
 		if err := CheckWaits(TasksOf(decoded), traces[rank]); err != nil {
 			return nil, fmt.Errorf("rank %d: %w", rank, err)
 		}
+		if err := CheckStamps(decoded, traces[rank]); err != nil {
+			return nil, fmt.Errorf("rank %d: %w", rank, err)
+		}
 	}
 	return CheckWorld(traces)
+}
+
+// CheckStamps tells whether the time is noted first of all, between each task's waits
+// and its operations, and behind these before others may learn of its end; and not at
+// all where the list does not ask for it.
+func CheckStamps(l *tasklist.List, t *Trace) error {
+	want := 0
+	if l.Timed {
+		want = 1 + 2*len(l.Tasks)
+	}
+	stamps := 0
+	for i, e := range t.Entries {
+		switch {
+		case e.Action == Stamp && e.Event != stamps:
+			return fmt.Errorf("stamp %d is number %d", e.Event, stamps)
+		case e.Action == Stamp:
+			stamps++
+		case e.Task < 0 || !l.Timed:
+			continue
+		case e.Action == Wait && stamps != 1+2*e.Task:
+			return fmt.Errorf("entry %d: task %d waits within its time", i, e.Task)
+		case e.Action == Record && stamps != 3+2*e.Task:
+			return fmt.Errorf("entry %d: the end of task %d is told before it is noted", i, e.Task)
+		case e.Action != Wait && e.Action != Record && stamps != 2+2*e.Task:
+			return fmt.Errorf("entry %d: task %d has an operation outside of its time", i, e.Task)
+		}
+		if e.Action == Stamp && e.Event > 0 && (e.Task != (e.Event-1)/2 || e.Stream != int(l.Tasks[e.Task].Kind.Stream())) {
+			return fmt.Errorf("stamp %d is noted for task %d on stream %d", e.Event, e.Task, e.Stream)
+		}
+	}
+	if stamps != want {
+		return fmt.Errorf("%d times are noted, %d are asked for", stamps, want)
+	}
+	return nil
 }
 
 // TasksOf is the tasks of a list without their operations.

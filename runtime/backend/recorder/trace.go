@@ -19,6 +19,7 @@ const (
 	Operate Action = 'O'
 	Send    Action = 'S'
 	Receive Action = 'V'
+	Stamp   Action = 'C'
 )
 
 // Access is a range of memory that an entry reads or writes.
@@ -41,7 +42,8 @@ type Entry struct {
 	// Place what that is about.
 	Task  int
 	Place tasklist.Place
-	// Event is that of a Record or a Wait, Channel that of a group.
+	// Event is that of a Record or a Wait, or the number of a Stamp, Channel that of
+	// a group.
 	Event    int
 	Channel  tasklist.Channel
 	Accesses []Access
@@ -77,7 +79,7 @@ func Parse(text string) (*Trace, error) {
 func (t *Trace) parse(line string, at *Entry) error {
 	var v [5]uint64
 	n := numbers(line, &v)
-	want, known := map[byte]int{'T': 5, 'R': 2, 'W': 2, 'O': 2, 'r': 2, 'w': 2, 'S': 1, 'V': 1, 'p': 3, 'B': 1, 'E': 2, 'L': 2, 'F': 1}[line[0]]
+	want, known := map[byte]int{'T': 5, 'C': 2, 'R': 2, 'W': 2, 'O': 2, 'r': 2, 'w': 2, 'S': 1, 'V': 1, 'p': 3, 'B': 1, 'E': 2, 'L': 2, 'F': 1}[line[0]]
 	if !known || n != want {
 		return fmt.Errorf("%d numbers", n)
 	}
@@ -90,6 +92,12 @@ func (t *Trace) parse(line string, at *Entry) error {
 	case 'R', 'W':
 		e.Event = int(v[1])
 		if e.Event < firstTaskEvent {
+			e.Task = -1
+		}
+		t.Entries = append(t.Entries, e)
+	case 'C':
+		e.Event = int(v[1])
+		if e.Event == 0 {
 			e.Task = -1
 		}
 		t.Entries = append(t.Entries, e)

@@ -93,7 +93,7 @@ func (d *decoder) sections() (*List, error) {
 		return nil, fmt.Errorf("it says %d bytes and has %d", le.Uint64(b[8:]), len(b))
 	case d.world > MaxWorld || d.rank >= d.world:
 		return nil, fmt.Errorf("rank %d is not in a world of %d ranks", d.rank, d.world)
-	case word(40)&^flagCapture != 0 || le.Uint64(b[56:]) != 0:
+	case word(40)&^(flagCapture|flagTimed) != 0 || le.Uint64(b[56:]) != 0:
 		return nil, fmt.Errorf("unknown flags %#x", word(40))
 	}
 	d.taskCount, d.depCount, d.opCount = int(counts[1]), int(counts[2]), int(counts[3])
@@ -114,7 +114,7 @@ func (d *decoder) sections() (*List, error) {
 	}
 	return &List{
 		Rank: int(d.rank), World: int(d.world), BufferSizes: d.sizes,
-		Identity: Identity{Plan: le.Uint64(b[48:]), Bucket: word(44), Capture: word(40) != 0},
+		Identity: Identity{Plan: le.Uint64(b[48:]), Bucket: word(44), Capture: word(40)&flagCapture != 0, Timed: word(40)&flagTimed != 0},
 	}, nil
 }
 

@@ -197,6 +197,46 @@ func TestDetectorFindsRaces(t *testing.T) {
 	}
 }
 
+// Every stamp that is left out or stands on the wrong side of its neighbour is
+// noticed.
+func TestDetectorFindsMisplacedStamps(t *testing.T) {
+	p, w := startRecorder(t), pipelined(t)
+	w.timed = true
+	lists := w.lists(t)
+	traces, _ := records(t, p, w)
+	for rank, trace := range traces {
+		list, err := tasklist.Decode(lists[rank])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := recorder.CheckStamps(list, trace); err != nil {
+			t.Fatalf("rank %d: %v", rank, err)
+		}
+		broken := func(i int, entries []recorder.Entry) {
+			if recorder.CheckStamps(list, &recorder.Trace{Entries: entries}) == nil {
+				t.Fatalf("rank %d: entry %d is misplaced, and nothing is found", rank, i)
+			}
+		}
+		for i, e := range trace.Entries {
+			if e.Action != recorder.Stamp {
+				continue
+			}
+			broken(i, slices.Delete(slices.Clone(trace.Entries), i, i+1))
+			for _, next := range []int{i - 1, i + 1} {
+				// The beginning and the ends of a step are no task's.
+				if next < 0 || next >= len(trace.Entries) || trace.Entries[next].Task < 0 || e.Task < 0 {
+					continue
+				}
+				swapped := slices.Clone(trace.Entries)
+				swapped[i], swapped[next] = swapped[next], swapped[i]
+				broken(i, swapped)
+			}
+		}
+		list.Timed = false
+		broken(0, trace.Entries)
+	}
+}
+
 // Random damage to one stream's order never passes for another's.
 func TestDetectorFindsRandomDamage(t *testing.T) {
 	p := startRecorder(t)
@@ -204,7 +244,7 @@ func TestDetectorFindsRandomDamage(t *testing.T) {
 	for seed := range 200 {
 		r := rand.New(rand.NewPCG(3, uint64(seed)))
 		w := randomWorld(t, r)
-		w.capture = false
+		w.capture, w.timed = false, false
 		traces, tasks := records(t, p, w)
 		rank := r.IntN(len(traces))
 		e := traces[rank].Entries

@@ -84,6 +84,9 @@ type Identity struct {
 	// Capture asks to record the list as a graph and to replay that when the
 	// same list comes again.
 	Capture bool
+	// Timed asks for the times of the list's tasks. A list that is timed and one
+	// that is not have graphs of their own.
+	Timed bool
 }
 
 // Finish returns the list and the buffers that its numbers stand for. Both are
@@ -106,6 +109,9 @@ func (e *Encoder) Finish(id Identity) ([]byte, []backend.Buffer, error) {
 	flags := uint32(0)
 	if id.Capture {
 		flags = flagCapture
+	}
+	if id.Timed {
+		flags |= flagTimed
 	}
 	le := binary.LittleEndian
 	total := headerBytes + 8*len(e.buffers) + len(e.tasks) + len(e.deps) + len(e.ops)

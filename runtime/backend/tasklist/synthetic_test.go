@@ -35,6 +35,7 @@ type world struct {
 	// tokens of each segment, on every attention rank.
 	capacity int
 	capture  bool
+	timed    bool
 	identity uint64
 	// sharedSlots makes all segments of a micro-batch use one slot, which is
 	// wrong.
@@ -68,7 +69,7 @@ func randomWorld(t testing.TB, r *rand.Rand) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{ag: 1 + r.IntN(4), eg: 1 + r.IntN(3), schedule: s, capacity: p.MicroBatchSize, capture: r.IntN(4) == 0, identity: r.Uint64()}
+	return &world{ag: 1 + r.IntN(4), eg: 1 + r.IntN(3), schedule: s, capacity: p.MicroBatchSize, capture: r.IntN(4) == 0, timed: r.IntN(3) == 0, identity: r.Uint64()}
 }
 
 // lists are those of all ranks.
@@ -83,7 +84,7 @@ func (w *world) lists(t testing.TB) [][]byte {
 		} else {
 			w.expert(&e)
 		}
-		list, _, err := e.Finish(tasklist.Identity{Plan: w.identity, Bucket: uint32(w.capacity), Capture: w.capture})
+		list, _, err := e.Finish(tasklist.Identity{Plan: w.identity, Bucket: uint32(w.capacity), Capture: w.capture, Timed: w.timed})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -103,5 +103,9 @@ const (
 	recordBytes = 8
 )
 
-// flagCapture asks for a graph that is kept and replayed.
-const flagCapture = 1
+// Flags of a list: a graph of it is kept and replayed, the times of its tasks are
+// noted.
+const (
+	flagCapture = 1
+	flagTimed   = 2
+)
