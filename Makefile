@@ -103,9 +103,10 @@ soak: native ## Break a running instance SOAK_FAULTS (60) times at random under 
 	  FINDEP_SOAK_REPORT=$(ROOT)/build/soak.json $(GO) test -tags $(NATIVE_TAGS) -count=1 -timeout 60m -v ./test/soak
 
 .PHONY: test-long
-test-long: build ## Tests that take minutes: every API call fails once in each way, nodes are lost, the operator is killed.
+test-long: build ## Tests that take minutes: every API call fails once in each way, nodes are lost, the operator is killed; cert-manager.
 	FINDEP_TEST_LONG=1 $(GO) test -timeout 60m $(TEST_FLAGS) ./test/integration/ -ginkgo.focus 'may fail'
 	FINDEP_E2E_LABELS=long hack/e2e.sh
+	hack/certmanager.sh
 	$(MAKE) --no-print-directory test-e2e-kill
 
 # For example PERF_FLAGS='--subject findep --groups 50 --rest 10m'.

@@ -64,6 +64,23 @@ func mustHelmIn(ctx context.Context, in string, args ...string) string {
 	return out
 }
 
+// borrowRelease returns the file with the values that the chart is installed with,
+// and has it installed with them again at the end: the other specs find the
+// operator as it was, whatever happens.
+func borrowRelease(ctx context.Context) string {
+	GinkgoHelper()
+	installed, err := helm(ctx, "get", "values", release, "--output", "json")
+	if err != nil {
+		Skip("the chart is not installed as release " + release + " in " + operatorSpace + ": " + installed)
+	}
+	values := filepath.Join(GinkgoT().TempDir(), "values.json")
+	Expect(os.WriteFile(values, []byte(installed), 0o600)).To(Succeed())
+	DeferCleanup(func(ctx context.Context) {
+		mustHelm(ctx, "upgrade", "--install", release, presentChart, "--values", values, "--wait", "--timeout", helmTimeout)
+	})
+	return values
+}
+
 // traffic asks one deployment again and again, and collects what went wrong.
 type traffic struct {
 	stop context.CancelFunc
@@ -236,17 +253,8 @@ var _ = Describe("The chart, from the version before to none at all", Label("cha
 	}
 
 	BeforeAll(func(ctx context.Context) {
-		installed, err := helm(ctx, "get", "values", release, "--output", "json")
-		if err != nil {
-			Skip("the chart is not installed as release " + release + " in " + operatorSpace + ": " + installed)
-		}
-		values = filepath.Join(GinkgoT().TempDir(), "values.json")
-		Expect(os.WriteFile(values, []byte(installed), 0o600)).To(Succeed())
+		values = borrowRelease(ctx)
 		prompt = references()[0]
-		// Whatever happens here, the other specs find the operator as it was.
-		DeferCleanup(func(ctx context.Context) {
-			mustHelm(ctx, "upgrade", "--install", release, presentChart, "--values", values, "--wait", "--timeout", helmTimeout)
-		})
 		mustHelm(ctx, "uninstall", release, "--wait", "--timeout", helmTimeout)
 
 		By("serving with the version before")
@@ -297,6 +305,22 @@ var _ = Describe("The chart, from the version before to none at all", Label("cha
 		_, output, err = helmTest(ctx)
 		Expect(err).NotTo(HaveOccurred(), output)
 		expectUndisturbed(ctx)
+	})
+
+	It("has dashboards and alerts of series that are served", func(ctx context.Context) {
+		var managers corev1.PodList
+		Expect(k8s.List(ctx, &managers, client.InNamespace(operatorSpace), client.MatchingLabels{"findep.dev/component": "manager"})).To(Succeed())
+		Eventually(ctx, func() ([]string, error) {
+			pods := slices.Concat(podsOf(ctx, name), managers.Items)
+			known, err := series(ctx, pods)
+			var unknown []string
+			for _, metric := range watched() {
+				if !known[metric] {
+					unknown = append(unknown, metric)
+				}
+			}
+			return unknown, err
+		}).WithTimeout(changeWithin).WithPolling(pollEvery).Should(BeEmpty())
 	})
 
 	It("is rolled back, and upgraded again", func(ctx context.Context) {

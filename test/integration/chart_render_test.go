@@ -100,7 +100,7 @@ func TestChartRenders(t *testing.T) {
 		"no service account":  {values: []string{"serviceAccount.create=false"}, less: []string{"ServiceAccount"}},
 		"webhooks off":        {values: []string{"webhooks.mode=disabled"}, less: slices.Concat(hooks, ownCertificates)},
 		"webhooks with cert-manager": {
-			values: []string{"webhooks.mode=certManager"}, more: []string{"Certificate-webhook", "Issuer-webhook"}, less: ownCertificates,
+			values: []string{"webhooks.mode=certManager"}, more: []string{"Certificate-webhook", "Certificate-webhook-ca", "Issuer-webhook", "Issuer-webhook-ca"}, less: ownCertificates,
 		},
 		"webhooks with an issuer of the company": {
 			values: []string{"webhooks.mode=certManager", "webhooks.certManager.issuerRef.name=corporate"}, more: []string{"Certificate-webhook"}, less: ownCertificates,
@@ -116,7 +116,7 @@ func TestChartRenders(t *testing.T) {
 			less: slices.Concat(hooks, ownCertificates, []string{"ClusterRole", "ClusterRole-cluster-reader", "ClusterRoleBinding", "ClusterRoleBinding-cluster-reader"}),
 		},
 		"namespaced with cert-manager": {
-			values: []string{"scope.mode=Namespaced", "webhooks.mode=certManager"}, more: []string{"Role", "RoleBinding", "Certificate-webhook", "Issuer-webhook"},
+			values: []string{"scope.mode=Namespaced", "webhooks.mode=certManager"}, more: []string{"Role", "RoleBinding", "Certificate-webhook", "Certificate-webhook-ca", "Issuer-webhook", "Issuer-webhook-ca"},
 			less: append(slices.Clone(ownCertificates), "ClusterRole", "ClusterRole-cluster-reader", "ClusterRoleBinding", "ClusterRoleBinding-cluster-reader"),
 		},
 	}
@@ -213,7 +213,7 @@ func TestChartWebhooks(t *testing.T) {
 					rules, _, _ := unstructured.NestedSlice(o.Object, "spec", "ingress")
 					show(t, &text, "ingress", rules)
 				case kind == "ValidatingWebhookConfiguration", kind == "Certificate", strings.HasSuffix(o.GetName(), "-webhook-certificate"),
-					strings.HasSuffix(o.GetName(), "-webhook-configuration"), strings.HasSuffix(o.GetName(), "-webhook"):
+					strings.HasSuffix(o.GetName(), "-webhook-configuration"), strings.HasSuffix(o.GetName(), "-webhook"), o.GetKind() == "Issuer":
 					o.SetLabels(nil)
 					show(t, &text, kind, o.Object)
 				}
@@ -275,7 +275,7 @@ func TestChartCleansUp(t *testing.T) {
 		}
 	}
 	slices.Sort(hooks)
-	want := []string{"findep-system Lease findep-operator.findep.dev", "findep-system Secret x-webhook-cert", "findep-system Secret x-webhook-tls"}
+	want := []string{"findep-system Lease findep-operator.findep.dev", "findep-system Secret x-webhook-ca", "findep-system Secret x-webhook-cert", "findep-system Secret x-webhook-tls"}
 	if !slices.Equal(hooks, want) {
 		t.Errorf("got %q, want %q", hooks, want)
 	}
