@@ -146,7 +146,7 @@ func (s *scope) undisturbed() bool {
 		return false
 	}
 	for _, i := range s.instances {
-		if !i.wanted || s.old(i) || i.history.failures > 0 {
+		if !i.wanted || s.old(i) || i.history.failures > 0 || len(i.sick) > 0 || i.moving != nil {
 			return false
 		}
 		switch s.view(i).phase {

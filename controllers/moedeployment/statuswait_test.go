@@ -81,6 +81,8 @@ func TestStatusOfMereProgressWaits(t *testing.T) {
 		"the model does not fit":        {0, 1, func(s *scope) { s.resolved.Feasible.OK = false }, 0},
 		"nothing was resolved":          {0, 1, func(s *scope) { s.resolved = nil }, 0},
 		"an instance has failed":        {0, 1, func(s *scope) { s.instances[0].history.failures = 1 }, 0},
+		"a GPU is to be repaired":       {0, 1, func(s *scope) { s.instances[0].sick = map[string]signal{"p": {}} }, 0},
+		"an instance is being moved":    {0, 1, func(s *scope) { s.instances[0].moving = &v1alpha1.MoveStatus{} }, 0},
 		"an image cannot be had":        {0, 1, func(s *scope) { s.pod(created).Status = pulling }, 0},
 		"completeness is decided":       {0, 1, func(s *scope) { s.deployment.Spec.Recovery.Policy = v1alpha1.RecoveryRecreateInstance }, 0},
 	}
