@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -189,36 +190,44 @@ func (s *scope) moveLimits() moveLimits {
 // room says whether other nodes could hold the pods that are to move. Pods of others
 // than this deployment are not known, so a yes may be wrong; a no is not.
 func (s *scope) room(i *instance) bool {
-	taken := map[string]int64{}
-	for _, other := range s.instances {
-		for _, pod := range other.pods {
-			if !terminating(pod) && !ended(pod) && s.group(other, roleOf(pod)).DeviceClaim == nil {
-				taken[pod.Spec.NodeName]++
-			}
-		}
-	}
 	needs := map[v1alpha1.Role]int64{}
 	for name := range i.sick {
 		needs[roleOf(i.pods[name])]++
 	}
-	avoided := s.avoid()
+	taken, avoided := s.taken(), s.avoid()
 	for role, need := range needs {
-		claims := s.group(i, role).DeviceClaim != nil
 		for name, node := range s.nodes {
-			if need <= 0 || slices.Contains(avoided, name) || !s.mayRun(i, role, node) {
-				continue
+			if !slices.Contains(avoided, name) && s.mayRun(i, role, node) {
+				need -= max(0, s.offered(i, role, node)-taken[name])
 			}
-			if claims && nodeReady(node) && !node.Spec.Unschedulable {
-				// How many devices its drivers offer is not read.
-				need = 0
-			}
-			need -= max(0, gpusOffered(node)-taken[name])
 		}
 		if need > 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// taken is the number of GPUs of each node that pods of this deployment keep.
+func (s *scope) taken() map[string]int64 {
+	taken := map[string]int64{}
+	for _, i := range s.instances {
+		for _, pod := range i.pods {
+			if !terminating(pod) && !ended(pod) && s.group(i, roleOf(pod)).DeviceClaim == nil {
+				taken[pod.Spec.NodeName]++
+			}
+		}
+	}
+	return taken
+}
+
+// offered is the number of GPUs that a node has for pods of a role. How many
+// devices its drivers offer to claims is not read.
+func (s *scope) offered(i *instance, role v1alpha1.Role, node *corev1.Node) int64 {
+	if s.group(i, role).DeviceClaim != nil && nodeReady(node) && !node.Spec.Unschedulable {
+		return math.MaxInt32
+	}
+	return gpusOffered(node)
 }
 
 func roleOf(pod *corev1.Pod) v1alpha1.Role { return v1alpha1.Role(pod.Labels[v1alpha1.LabelRole]) }

@@ -152,3 +152,15 @@ func TestSlimNodeKeepsWhatIsCompared(t *testing.T) {
 		t.Errorf("kept more than is looked at: %+v", is.Status)
 	}
 }
+
+// TestHeartbeatsReadNothing: a thousand nodes have a hundred heartbeats a second.
+// A reconciler without a client would panic if it read anything.
+func TestHeartbeatsReadNothing(t *testing.T) {
+	q := &woken{}
+	(&Reconciler{}).nodeWatch().Update(t.Context(), event.UpdateEvent{ObjectOld: gpuNode("n", 8), ObjectNew: gpuNode("n", 8, func(n *corev1.Node) {
+		n.Status.Conditions[0].LastHeartbeatTime = metav1.Now()
+	})}, q)
+	if len(q.names) > 0 {
+		t.Errorf("woke %v", q.names)
+	}
+}

@@ -34,6 +34,7 @@ var _ = Describe("The manager", Ordered, func() {
 		within = 60 * time.Second
 	)
 	var w *world
+	var cached client.Client
 	used := &usedRights{}
 
 	BeforeAll(func(ctx context.Context) {
@@ -59,6 +60,7 @@ var _ = Describe("The manager", Ordered, func() {
 			DisruptionBudgets: true, NetworkPolicies: true,
 		}
 		Expect(r.SetupWithManager(mgr, 1)).To(Succeed())
+		cached = mgr.GetClient()
 		running, stop := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- mgr.Start(running) }()
@@ -81,6 +83,14 @@ var _ = Describe("The manager", Ordered, func() {
 		w.run(ctx, name)
 		Eventually(func() string { return w.condition(ctx, name, v1alpha1.ConditionAvailable) }).
 			WithTimeout(within).Should(HavePrefix("True/"))
+	})
+
+	It("finds pods by their node in its cache", func(ctx context.Context) {
+		var pods corev1.PodList
+		Eventually(func() (int, error) {
+			err := cached.List(ctx, &pods, client.MatchingFields{"spec.nodeName": "node1"})
+			return len(pods.Items), err
+		}).WithTimeout(within).Should(Equal(5))
 	})
 
 	It("notices that a pod is gone", func(ctx context.Context) {

@@ -50,6 +50,7 @@ var _ = Describe("Admission of a MoEDeployment", func() {
 		Entry("negative replicas", func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](-1) }, "greater than or equal to 0"),
 		Entry("too many replicas", func(s *v1alpha1.MoEDeploymentSpec) { s.Replicas = ptr.To[int32](1001) }, "less than or equal to 1000"),
 		Entry("an unknown policy", func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.Policy = "Fastest" }, "supported values"),
+		Entry("another answer to unhealthy GPUs", func(s *v1alpha1.MoEDeploymentSpec) { s.Recovery.UnhealthyGPUs = "Always" }, "supported values"),
 		Entry("too many segments", func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.MaxSegments = 257 }, "less than or equal to 256"),
 		Entry("a backend beside no gang", func(s *v1alpha1.MoEDeploymentSpec) {
 			s.Placement.Gang, s.Placement.Backend = v1alpha1.GangOff, v1alpha1.BackendPodGroup
