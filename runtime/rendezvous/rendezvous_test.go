@@ -232,7 +232,7 @@ func TestLeaderRestartRaisesTheEpoch(t *testing.T) {
 type wedgedClock struct {
 	rendezvous.SystemClock
 	wedged <-chan struct{}
-	speed  time.Duration
+	speed  int
 	since  func() time.Time
 }
 
@@ -240,7 +240,7 @@ func (c *wedgedClock) Now() time.Time {
 	select {
 	case <-c.wedged:
 		since := c.since()
-		return since.Add(c.speed * time.Since(since))
+		return since.Add(time.Duration(c.speed) * time.Since(since))
 	default:
 		return time.Now()
 	}
@@ -250,7 +250,7 @@ func (c *wedgedClock) Now() time.Time {
 // nothing either, because only heartbeats are answered.
 func TestWedgedMemberIsDetected(t *testing.T) {
 	for name, tc := range map[string]struct {
-		speed time.Duration
+		speed int
 		want  []string
 	}{
 		"by the leader":   {0, []string{"rank 1 (rank-1) sent no heartbeat for 2s", "epoch 1", "last heartbeat "}},
@@ -260,7 +260,7 @@ func TestWedgedMemberIsDetected(t *testing.T) {
 	}
 }
 
-func wedge(t *testing.T, speed time.Duration, want []string) {
+func wedge(t *testing.T, speed int, want []string) {
 	t.Helper()
 	c := newCluster(t, 1, 1)
 	c.timeout = 2 * time.Second // For longer no living rank waits for the processor.

@@ -13,7 +13,7 @@ import (
 // may have 107 bytes only.
 func Directory(tb testing.TB) string {
 	tb.Helper()
-	directory, err := os.MkdirTemp("", "shm") //nolint:usetesting // As above.
+	directory, err := os.MkdirTemp("", "shm")
 	if err != nil {
 		tb.Fatal(err)
 	}
