@@ -60,7 +60,8 @@ const (
 )
 
 // Defaults of the timing configuration. A lost rank is detected within
-// DefaultHeartbeatTimeout plus half an interval, which is under 3 s.
+// DefaultHeartbeatTimeout plus half an interval, a lost leader a quarter of an
+// interval later, which is under 3 s.
 const (
 	DefaultHeartbeatInterval = 500 * time.Millisecond
 	DefaultHeartbeatTimeout  = 2500 * time.Millisecond
