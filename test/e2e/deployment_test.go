@@ -189,7 +189,7 @@ var _ = Describe("What cannot work", func() {
 			// An instance that nobody asks for is checked all the same.
 			d.Spec.Replicas = ptr.To[int32](0)
 		})
-		Expect(k8s.Create(ctx, d.DeepCopy(), client.DryRunAll)).To(MatchError(And(ContainSubstring("bytes"), ContainSubstring("are missing"))))
+		eventuallyRefused(ctx, d, And(ContainSubstring("bytes"), ContainSubstring("are missing")))
 		d.Annotations = map[string]string{v1alpha1.AnnotationMemoryCheck: v1alpha1.MemoryCheckOverride}
 		create(ctx, d)
 		Eventually(ctx, func() string { return condition(ctx, d.Name, v1alpha1.ConditionFeasible) }).

@@ -43,7 +43,7 @@ func references() []reference {
 	return all
 }
 
-func createModelConfig(ctx context.Context) {
+func createModelConfig(ctx context.Context, namespace string) {
 	GinkgoHelper()
 	b, err := os.ReadFile(filepath.Join(testdata, "tinymodel", "config.json"))
 	Expect(err).NotTo(HaveOccurred())
@@ -84,6 +84,14 @@ func create(ctx context.Context, d *v1alpha1.MoEDeployment) {
 		Expect(client.IgnoreNotFound(k8s.Delete(ctx, d))).To(Succeed())
 		expectNoChildren(ctx, d)
 	})
+}
+
+// eventuallyRefused waits until admission refuses a deployment: the chart's
+// webhooks let pass what they cannot be asked about, while the operator starts.
+func eventuallyRefused(ctx context.Context, d *v1alpha1.MoEDeployment, reason OmegaMatcher) {
+	GinkgoHelper()
+	Eventually(ctx, func() error { return k8s.Create(ctx, d.DeepCopy(), client.DryRunAll) }).
+		WithTimeout(changeWithin).WithPolling(pollEvery).Should(MatchError(reason))
 }
 
 // current reads the deployment anew.

@@ -72,7 +72,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	DeferCleanup(func(ctx context.Context) {
 		Expect(client.IgnoreNotFound(k8s.Delete(ctx, ns))).To(Succeed())
 	})
-	createModelConfig(ctx)
+	createModelConfig(ctx, namespace)
 	startKiller()
 })
 

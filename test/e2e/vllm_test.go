@@ -72,7 +72,6 @@ var _ = Describe("vLLM", Ordered, func() {
 	})
 
 	It("is refused a split that the plugin cannot wire", func(ctx context.Context) {
-		Expect(k8s.Create(ctx, on("vllm-odd", "0.26.0", "0.26", 3, 5), client.DryRunAll)).
-			To(MatchError(ContainSubstring("raise gpus.attention, lower gpus.expert")))
+		eventuallyRefused(ctx, on("vllm-odd", "0.26.0", "0.26", 3, 5), ContainSubstring("raise gpus.attention, lower gpus.expert"))
 	})
 })
