@@ -69,10 +69,10 @@ type Reconciler struct {
 	// expected are the pods that were made and are not in the cache yet. Set by
 	// SetupWithManager, as the cache tells of them; without it none are expected.
 	expected *expected
-	// cluster and fleet keep what passes have in common. Set by
+	// cluster and totals keep what passes have in common. Set by
 	// SetupWithManager; without them everything is read and made anew.
 	cluster *cluster
-	fleet   *fleetCount
+	totals  *totalsKept
 	// indexed says that the cache finds children by their owner. Set by
 	// SetupWithManager.
 	indexed bool
@@ -168,7 +168,7 @@ func (r *Reconciler) finish(ctx context.Context, s *scope) error {
 		s.recordEvents(r.Recorder)
 		return nil
 	}
-	if wait := s.statusWait(r.fleet.get(ctx, r.Client, r.Clock.Now()).comingUp); wait > 0 {
+	if wait := s.statusWait(r.totals.get(ctx, r.Client, r.Clock.Now()).comingUp); wait > 0 {
 		s.requeue(wait)
 		return nil
 	}

@@ -105,44 +105,44 @@ func (c *cluster) watched(h handler.EventHandler) handler.EventHandler {
 	}
 }
 
-// fleetAge is how old the count of all deployments may be: what follows from it
+// totalsAge is how old the count of all deployments may be: what follows from it
 // are intervals of seconds.
-const fleetAge = time.Second
+const totalsAge = time.Second
 
-// fleet is how many deployments there are.
-type fleet struct {
+// totals are how many deployments there are.
+type totals struct {
 	// leaders is the number of instances of all of them.
 	leaders int
 	// comingUp is the number of those that do not serve.
 	comingUp int
 }
 
-// fleetCount keeps the count for a moment. A nil one has nothing to count.
-type fleetCount struct {
+// totalsKept keeps them for a moment. A nil one has nothing to count.
+type totalsKept struct {
 	mu   sync.Mutex
 	at   time.Time
-	last fleet
+	last totals
 }
 
 // get counts again if the last count is old. What cannot be read is not counted.
-func (f *fleetCount) get(ctx context.Context, reader client.Reader, now time.Time) fleet {
-	if f == nil {
-		return fleet{}
+func (k *totalsKept) get(ctx context.Context, reader client.Reader, now time.Time) totals {
+	if k == nil {
+		return totals{}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if age := now.Sub(f.at); !f.at.IsZero() && age >= 0 && age < fleetAge {
-		return f.last
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if age := now.Sub(k.at); !k.at.IsZero() && age >= 0 && age < totalsAge {
+		return k.last
 	}
 	var all v1alpha1.MoEDeploymentList
 	if reader.List(ctx, &all, client.UnsafeDisableDeepCopy) == nil {
-		f.last, f.at = countFleet(all.Items), now
+		k.last, k.at = countTotals(all.Items), now
 	}
-	return f.last
+	return k.last
 }
 
-func countFleet(all []v1alpha1.MoEDeployment) fleet {
-	var n fleet
+func countTotals(all []v1alpha1.MoEDeployment) totals {
+	var n totals
 	for i := range all {
 		n.leaders += int(ptr.Deref(all[i].Spec.Replicas, 1))
 		if !meta.IsStatusConditionTrue(all[i].Status.Conditions, v1alpha1.ConditionAvailable) {

@@ -104,7 +104,7 @@ func TestChildrenAreFoundByTheirController(t *testing.T) {
 	}
 }
 
-func TestFleetIsCountedOnceInASecond(t *testing.T) {
+func TestTotalsAreCountedOnceInASecond(t *testing.T) {
 	up := wrappers.MoEDeployment("up").Obj()
 	up.Spec.Replicas = ptr.To[int32](3)
 	up.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAvailable, Status: metav1.ConditionTrue}}
@@ -115,22 +115,22 @@ func TestFleetIsCountedOnceInASecond(t *testing.T) {
 	}
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(up, down).Build()
 	now := time.Unix(1_700_000_000, 0)
-	count := &fleetCount{}
-	want := fleet{leaders: 4, comingUp: 1}
+	count := &totalsKept{}
+	want := totals{leaders: 4, comingUp: 1}
 	if got := count.get(t.Context(), c, now); got != want {
 		t.Errorf("counted %+v, want %+v", got, want)
 	}
 	if err := c.Delete(t.Context(), down); err != nil {
 		t.Fatal(err)
 	}
-	if got := count.get(t.Context(), c, now.Add(fleetAge-1)); got != want {
+	if got := count.get(t.Context(), c, now.Add(totalsAge-1)); got != want {
 		t.Errorf("counted %+v anew, want %+v", got, want)
 	}
-	if got, want := count.get(t.Context(), c, now.Add(fleetAge)), (fleet{leaders: 3}); got != want {
+	if got, want := count.get(t.Context(), c, now.Add(totalsAge)), (totals{leaders: 3}); got != want {
 		t.Errorf("after a second it is still %+v, want %+v", got, want)
 	}
-	var none *fleetCount
-	if got := none.get(t.Context(), c, now); got != (fleet{}) {
+	var none *totalsKept
+	if got := none.get(t.Context(), c, now); got != (totals{}) {
 		t.Errorf("nobody counted, and it is %+v", got)
 	}
 }

@@ -91,7 +91,7 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) error {
 		return err
 	}
 	own.CA = s.authority.Bundle
-	calm := pollOf(r.fleet.get(ctx, r.Client, r.Clock.Now()).leaders)
+	calm := pollOf(r.totals.get(ctx, r.Client, r.Clock.Now()).leaders)
 	var group errgroup.Group
 	group.SetLimit(observeParallel)
 	var mu sync.Mutex

@@ -103,7 +103,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	// An annotation may override a check.
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
-	r.backlog, r.expected, r.cluster, r.fleet = &backlog{}, &expected{}, &cluster{}, &fleetCount{}
+	r.backlog, r.expected, r.cluster, r.totals = &backlog{}, &expected{}, &cluster{}, &totalsKept{}
 	if err := r.indexChildren(mgr); err != nil {
 		return err
 	}
