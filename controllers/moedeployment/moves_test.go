@@ -74,8 +74,8 @@ func TestPlanMoves(t *testing.T) {
 	}
 }
 
-// fleet is a deployment on nodes that get sick and well, seen as planMoves sees it.
-type fleet struct {
+// caravan is a deployment on nodes that get sick and well, seen as planMoves sees it.
+type caravan struct {
 	random    *rand.Rand
 	limits    moveLimits
 	now       time.Time
@@ -92,11 +92,11 @@ type traveller struct {
 	failures int
 }
 
-const fleetRestarts = 6
+const caravanRestarts = 6
 
 func (x *traveller) serves() bool { return !x.broken && !slices.Contains(x.pods, "") }
 
-func (f *fleet) facts() []moveFacts {
+func (f *caravan) facts() []moveFacts {
 	facts := make([]moveFacts, len(f.instances))
 	f.limits.down = 0
 	well := 0
@@ -113,7 +113,7 @@ func (f *fleet) facts() []moveFacts {
 			}
 		}
 		slices.Sort(facts[n].nodes)
-		facts[n].exhausted = !facts[n].announced() && x.failures >= fleetRestarts
+		facts[n].exhausted = !facts[n].announced() && x.failures >= caravanRestarts
 		if !x.serves() {
 			f.limits.down++
 		}
@@ -123,7 +123,7 @@ func (f *fleet) facts() []moveFacts {
 
 // live lets things happen: nodes and instances break and get well, and pods that
 // wait find nodes.
-func (f *fleet) live(calm bool) {
+func (f *caravan) live(calm bool) {
 	f.now = f.now.Add(time.Duration(f.random.IntN(120)) * time.Second)
 	if !calm && f.random.IntN(4) == 0 {
 		node := fmt.Sprint(f.random.IntN(len(f.sick)))
@@ -141,7 +141,7 @@ func (f *fleet) live(calm bool) {
 
 // pass does what planMoves says, checks that it may, and returns whether anything
 // was done.
-func (f *fleet) pass(t *testing.T) bool {
+func (f *caravan) pass(t *testing.T) bool {
 	t.Helper()
 	facts, steps := f.facts(), 0
 	for n, m := range planMoves(facts, f.limits, f.now) {
@@ -177,7 +177,7 @@ func (f *fleet) pass(t *testing.T) bool {
 	return steps > 0
 }
 
-func (f *fleet) mayStep(t *testing.T, n int, facts []moveFacts) {
+func (f *caravan) mayStep(t *testing.T, n int, facts []moveFacts) {
 	t.Helper()
 	fact := facts[n]
 	switch {
@@ -195,7 +195,7 @@ func (f *fleet) mayStep(t *testing.T, n int, facts []moveFacts) {
 	}
 }
 
-// TestMovesConverge lets a fleet live and, once nothing breaks any more, expects
+// TestMovesConverge lets a caravan live and, once nothing breaks any more, expects
 // it to be off all sick nodes, as far as the user lets it.
 func TestMovesConverge(t *testing.T) {
 	policies := []v1alpha1.UnhealthyGPUPolicy{v1alpha1.UnhealthyGPUMoveWhenDown, v1alpha1.UnhealthyGPUMove, v1alpha1.UnhealthyGPUReport}
@@ -203,7 +203,7 @@ func TestMovesConverge(t *testing.T) {
 	const seeds, days = 300, 60
 	for seed := range uint64(seeds) {
 		random := rand.New(rand.NewPCG(seed, 7))
-		f := &fleet{random: random, now: start, sick: map[string]bool{}, limits: moveLimits{policy: policies[seed%3], maxUnavailable: random.IntN(3)}}
+		f := &caravan{random: random, now: start, sick: map[string]bool{}, limits: moveLimits{policy: policies[seed%3], maxUnavailable: random.IntN(3)}}
 		for n := range 2 + random.IntN(5) {
 			f.sick[fmt.Sprint(n)] = false
 		}
@@ -223,11 +223,11 @@ func TestMovesConverge(t *testing.T) {
 		}
 		for n, x := range f.instances {
 			stuck := slices.ContainsFunc(x.pods, func(node string) bool { return f.sick[node] })
-			allowed := f.limits.policy == v1alpha1.UnhealthyGPUMove && f.limits.maxUnavailable > 0 && x.failures < fleetRestarts
+			allowed := f.limits.policy == v1alpha1.UnhealthyGPUMove && f.limits.maxUnavailable > 0 && x.failures < caravanRestarts
 			if !x.serves() || stuck && allowed || len(x.moving) > 0 && !stuck {
 				t.Errorf("seed %d: instance %d ended with %+v, sick %v", seed, n, x, f.sick)
 			}
-			if x.failures > fleetRestarts {
+			if x.failures > caravanRestarts {
 				t.Errorf("seed %d: instance %d moved %d times", seed, n, x.failures)
 			}
 		}
