@@ -92,6 +92,17 @@ var _ = Describe("The kubectl plugin", func() {
 		Expect(list.Items).To(BeEmpty())
 	})
 
+	It("plans a running deployment with what its instances were made from", func(ctx context.Context) {
+		w.create(ctx, wrappers.MoEDeployment(name))
+		w.settle(ctx, name)
+		out, err := run(ctx, cluster.NewPlan(), "--server", "--objects", "-f", manifest(wrappers.MoEDeployment(name).Namespace(w.namespace)))
+		Expect(err).NotTo(HaveOccurred())
+		for _, pod := range w.pods(ctx, name) {
+			Expect(out).To(ContainSubstring("image: " + pod.Spec.Containers[0].Image))
+		}
+		Expect(out).NotTo(ContainSubstring("(the operator's"), "where a default image is unknown")
+	})
+
 	It("says what the API server would refuse", func(ctx context.Context) {
 		_, err := run(ctx, cluster.NewPlan(), "--server", "-f", manifest(wrappers.MoEDeployment(name).GPUs(0, 0)))
 		Expect(err).To(MatchError(And(ContainSubstring("would refuse"), ContainSubstring("gpus"))))

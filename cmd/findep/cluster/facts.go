@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -76,19 +77,24 @@ func serverFacts(ctx context.Context, c client.Client, ask discovery.ServerResou
 	}
 	facts.GangServed, facts.Backends = served.PodGroup, served.Backends
 	facts.Existing, err = existingDecision(ctx, c, d, resolve.Revision(d, facts.Config))
+	if apierrors.IsForbidden(err) {
+		return facts, append(notes, fmt.Sprintf("The operator keeps the split and images of running instances, which you may not read: %v.", err)), nil
+	}
 	return facts, notes, err
 }
 
 // existingDecision is what running instances of the same revision were made from.
+// Only the metadata of their Secrets is read, which holds it.
 func existingDecision(ctx context.Context, c client.Client, d *v1alpha1.MoEDeployment, revision string) (*resolve.Decision, error) {
-	var configs corev1.ConfigMapList
+	var secrets metav1.PartialObjectMetadataList
+	secrets.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	labels := render.DeploymentLabels(d.Name)
 	labels[v1alpha1.LabelRevision] = revision
-	if err := c.List(ctx, &configs, client.InNamespace(d.Namespace), client.MatchingLabels(labels)); err != nil {
-		return nil, fmt.Errorf("list ConfigMaps: %w", err)
+	if err := c.List(ctx, &secrets, client.InNamespace(d.Namespace), client.MatchingLabels(labels)); err != nil {
+		return nil, fmt.Errorf("list Secrets: %w", err)
 	}
-	for _, config := range configs.Items {
-		if decision := resolve.StoredDecision(config.Annotations); decision != nil {
+	for i := range secrets.Items {
+		if decision := resolve.StoredDecision(secrets.Items[i].Annotations); decision != nil {
 			return decision, nil
 		}
 	}
