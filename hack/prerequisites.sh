@@ -5,7 +5,7 @@ set -euo pipefail
 
 declare -A package_of=(
   [g++]=g++ [curl]=curl [git]=git [ip]=iproute2 [iptables]=iptables [runc]=runc
-  [valgrind]=valgrind [nsenter]=util-linux [/usr/lib/cni/bridge]=containernetworking-plugins
+  [valgrind]=valgrind [nsenter]=util-linux [modprobe]=kmod [/usr/lib/cni/bridge]=containernetworking-plugins
   [/usr/share/doc/libopenblas-dev]=libopenblas-dev
 )
 missing=()
