@@ -47,9 +47,12 @@ up() {
     step "Building the cluster's own programs (minutes the first time, then cached)"
     use_tools cluster helm
     step "Starting the local cluster"
+    # shellcheck disable=SC2086 # The flags are several words.
     localcluster status --name "$cluster" >/dev/null 2>&1 ||
-      # shellcheck disable=SC2086 # These are several words.
-      localcluster up --name "$cluster" ${FINDEP_CLUSTER_FLAGS:-}
+      localcluster up --name "$cluster" ${FINDEP_CLUSTER_FLAGS:-} || {
+      echo "Flags of localcluster up, as for another network, go into FINDEP_CLUSTER_FLAGS; see docs/localcluster.md." >&2
+      exit 1
+    }
     KUBECONFIG=$(localcluster kubeconfig --name "$cluster")
     export KUBECONFIG
     registry=localhost/findep pull=Never own=$FINDEP_CACHE/tools/localcluster
