@@ -102,6 +102,11 @@ func (o *runOptions) validate() error {
 	case o.output != "text" && o.output != "json":
 		return fmt.Errorf("--output is %q; use text or json", o.output)
 	}
+	if info, err := os.Stat(o.model); err != nil {
+		return fmt.Errorf("--model: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("--model is %s, a file; name the directory that it is in", o.model)
+	}
 	if o.fixed.MicroBatchSize != 0 || o.fixed.R1 != 0 || o.fixed.R2 != 0 {
 		o.fixed.Policy, o.fixed.Order, o.fixed.Chunks = plan.Policy(o.policy), plan.Order(o.order), 1
 		if o.order == string(plan.OrderAuto) {

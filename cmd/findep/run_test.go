@@ -192,7 +192,9 @@ func TestRunNamesWhatIsWrong(t *testing.T) {
 		code int
 	}{
 		"no model":                {[]string{"--prompt", "x"}, "--model is required", exitUsage},
-		"no such model":           {[]string{"--model", dir, "--prompt", "x"}, "tokenizer.json", exitUsage},
+		"no such model":           {[]string{"--model", dir + "/absent", "--prompt", "x"}, "absent: no such file", exitUsage},
+		"a file for a model":      {[]string{"--model", tinyModel + "/config.json", "--prompt", "x"}, "name the directory", exitUsage},
+		"no model in it":          {[]string{"--model", dir, "--prompt", "x"}, "tokenizer.json", exitUsage},
 		"no prompt":               {[]string{"--model", tinyModel}, "--prompt is required", exitUsage},
 		"unknown policy":          {[]string{"--model", tinyModel, "--prompt", "x", "--policy", "Fast"}, `"Fast"`, exitUsage},
 		"unknown flag":            {[]string{"--fast"}, "unknown flag", exitUsage},
@@ -270,6 +272,14 @@ func TestShowCompletion(t *testing.T) {
 	}
 	for _, bad := range []string{"", "{}", "not json"} {
 		if err := showCompletion(&out, strings.NewReader(bad), ""); err == nil || exitCode(err) != exitUsage {
+			t.Errorf("%q gave %v", bad, err)
+		}
+	}
+}
+
+func TestShowDeploymentRefusesOtherKinds(t *testing.T) {
+	for _, bad := range []string{"", "{}", `{"kind": "List"}`} {
+		if err := showDeployment(&bytes.Buffer{}, strings.NewReader(bad)); err == nil || exitCode(err) != exitUsage {
 			t.Errorf("%q gave %v", bad, err)
 		}
 	}

@@ -72,5 +72,8 @@ func showDeployment(out io.Writer, in io.Reader) error {
 	if err := json.NewDecoder(io.LimitReader(in, maxInputBytes)).Decode(&d); err != nil {
 		return usageError{fmt.Errorf("standard input is not a MoEDeployment: %w", err)}
 	}
+	if d.Kind != "MoEDeployment" {
+		return usageError{fmt.Errorf("standard input is of kind %q, not a MoEDeployment; pass the output of kubectl get moed NAME -o json", d.Kind)}
+	}
 	return printDeployment(out, &d)
 }

@@ -9,6 +9,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -59,6 +60,14 @@ func newAccess(cmd *cobra.Command) *access {
 	return a
 }
 
+// oneDeployment requires the name of a MoEDeployment as the only argument.
+func oneDeployment(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return BadInput{fmt.Errorf("%s needs the name of one MoEDeployment, and was given %d; kubectl get moed lists them", cmd.CommandPath(), len(args))}
+	}
+	return nil
+}
+
 func (a *access) config() clientcmd.ClientConfig {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(&a.rules, &a.overrides)
 }
@@ -75,6 +84,9 @@ func (a *access) open() (client.Client, error) {
 // rest is the configuration that clients are made from.
 func (a *access) rest() (*rest.Config, error) {
 	config, err := a.config().ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, BadInput{fmt.Errorf("no cluster is named by %s: set KUBECONFIG, or pass --kubeconfig", strings.Join(a.config().ConfigAccess().GetLoadingPrecedence(), ", "))}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}

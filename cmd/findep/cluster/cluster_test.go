@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -91,6 +92,30 @@ func TestPlanRefuses(t *testing.T) {
 			var infeasible Infeasible
 			if errors.As(err, &input) == tc.infeasible || errors.As(err, &infeasible) != tc.infeasible {
 				t.Errorf("%T is the wrong kind of error", err)
+			}
+		})
+	}
+}
+
+func TestCommandsNameWhatIsMissing(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "none")
+	t.Setenv("KUBECONFIG", kubeconfig)
+	for _, tc := range []struct {
+		name, want string
+		cmd        *cobra.Command
+		args       []string
+	}{
+		{"no name", "status needs the name of one MoEDeployment", NewStatus(nil), nil},
+		{"two names", "was given 2", NewRollout(), []string{"undo", "a", "b"}},
+		{"no kubeconfig", kubeconfig + ": set KUBECONFIG", NewStatus(nil), []string{"a"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.cmd.SetArgs(tc.args)
+			tc.cmd.SilenceErrors, tc.cmd.SilenceUsage = true, true
+			err := tc.cmd.Execute()
+			var input BadInput
+			if !errors.As(err, &input) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error = %v, want bad input with %q", err, tc.want)
 			}
 		})
 	}

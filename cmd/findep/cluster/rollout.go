@@ -44,7 +44,7 @@ func newRolloutStatus(a *access) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status NAME",
 		Short: "Wait until every instance is at the current revision and serves",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneDeployment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := cmd.Context(), func() {}
 			if timeout > 0 {
@@ -116,7 +116,7 @@ func newRolloutHistory(a *access) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history NAME",
 		Short: "List the revisions of what was asked for, and what changed in each",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneDeployment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.open()
 			if err != nil {
@@ -174,7 +174,7 @@ func newRolloutUndo(a *access) *cobra.Command {
 replicas, schedule, objectives and rollout settings stay as they are. The default is the revision
 before the current one. Where the object is kept by GitOps, revert it there instead: what is
 changed here would be changed back.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneDeployment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.open()
 			if err != nil {
@@ -227,7 +227,7 @@ func newRolloutSwitch(a *access, verb, short string, value v1alpha1.Switch) *cob
 	return &cobra.Command{
 		Use:   verb + " NAME",
 		Short: short,
-		Args:  cobra.ExactArgs(1),
+		Args:  oneDeployment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.open()
 			if err != nil {

@@ -20,7 +20,7 @@ func NewStatus(show func(io.Writer, *v1alpha1.MoEDeployment) error) *cobra.Comma
 	cmd := &cobra.Command{
 		Use:   "status NAME",
 		Short: "Say how a MoEDeployment is doing: what is not as it should be, instances, plan and measurements",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneDeployment,
 	}
 	a := newAccess(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
