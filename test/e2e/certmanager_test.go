@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,7 +56,10 @@ func certManager(ctx context.Context) {
 		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(k8s.Delete(ctx, crd))).To(Succeed()) })
 	}
 	Eventually(ctx, func() error {
-		return k8s.List(ctx, certManagerList("CertificateList"))
+		list := &unstructured.UnstructuredList{}
+		list.SetAPIVersion("cert-manager.io/v1")
+		list.SetKind("CertificateList")
+		return k8s.List(ctx, list)
 	}).WithTimeout(changeWithin).WithPolling(pollEvery).Should(Succeed())
 
 	process := exec.Command(program) //nolint:gosec,noctx // it outlives this node's context
@@ -65,13 +69,6 @@ func certManager(ctx context.Context) {
 		Expect(process.Process.Signal(syscall.SIGTERM)).To(Succeed())
 		Expect(process.Wait()).To(Succeed())
 	})
-}
-
-func certManagerList(kind string) *unstructured.UnstructuredList {
-	list := &unstructured.UnstructuredList{}
-	list.SetAPIVersion("cert-manager.io/v1")
-	list.SetKind(kind)
-	return list
 }
 
 // served are the serial numbers of the certificates that the managers' pods
@@ -141,7 +138,15 @@ func admission(ctx context.Context) (wrong func() []string, stop func()) {
 			}
 		}
 	})
-	return func() []string { mu.Lock(); defer mu.Unlock(); return all }, func() { cancel(); done.Wait() }
+	wrong = func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+	return wrong, func() {
+		cancel()
+		done.Wait()
+	}
 }
 
 var _ = Describe("The webhooks with certificates of cert-manager", Label("cert-manager", "chart", "long"), Ordered, func() {
@@ -173,8 +178,8 @@ var _ = Describe("The webhooks with certificates of cert-manager", Label("cert-m
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(ctx, func() (map[string]string, error) { return served(ctx) }).
 			WithTimeout(renewedWithin).WithPolling(pollEvery).Should(HaveEach(after))
-		Expect(bundle(ctx)).To(Equal(trusted), "the authority stays")
 		Expect(wrong()).To(BeEmpty(), "answers of the webhooks meanwhile")
+		Expect(bundle(ctx)).To(Equal(trusted), "the authority stays")
 	}
 
 	BeforeAll(func(ctx context.Context) {

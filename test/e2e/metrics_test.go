@@ -44,6 +44,7 @@ func watched() []string {
 			}
 		}
 	}
+	Expect(names).To(ContainElements("findep_formed", "workqueue_depth"))
 	slices.Sort(names)
 	return slices.Compact(names)
 }
