@@ -17,7 +17,8 @@ const (
 	LabelRole = Group + "/role"
 	// LabelRank is the rank within the instance; on pods only.
 	LabelRank = Group + "/rank"
-	// LabelLeader is "true" on the pod of rank 0.
+	// LabelLeader is "true" on the pod of rank 0 and, with vLLM, on that of the first
+	// rank of the expert group: on pods that others dial by name.
 	LabelLeader = Group + "/leader"
 	// LabelComponent is on the manager's pods, by which the NetworkPolicies of
 	// instances know them; its value is ComponentManager.

@@ -76,6 +76,9 @@ type Reconciler struct {
 	// indexed says that the cache finds children by their owner. Set by
 	// SetupWithManager.
 	indexed bool
+	// places says which domain has room for an instance. Set by SetupWithManager;
+	// without it pods only prefer to be near each other.
+	places *places
 }
 
 // +kubebuilder:rbac:groups=findep.dev,resources=moedeployments,verbs=get;list;watch

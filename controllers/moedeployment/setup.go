@@ -104,6 +104,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
 	r.backlog, r.expected, r.cluster, r.totals = &backlog{}, &expected{}, &cluster{}, &totalsKept{}
+	r.places = newPlaces()
 	if err := r.indexChildren(mgr); err != nil {
 		return err
 	}
@@ -112,6 +113,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 		Watches(&corev1.Pod{}, children).
 		Watches(&corev1.Pod{}, r.backlog.placing()).
 		Watches(&corev1.Pod{}, r.expected.seeing()).
+		Watches(&corev1.Pod{}, r.places.podEvents()).
 		Watches(&corev1.Service{}, children).
 		Watches(&corev1.Service{}, namespaceOf()).
 		Watches(&corev1.Secret{}, children).
@@ -129,6 +131,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 			return err
 		}
 		b = b.Watches(&corev1.Node{}, r.cluster.watched(r.nodeWatch()))
+		b = b.Watches(&corev1.Node{}, r.places.nodeEvents())
 	}
 	return b.Complete(r)
 }

@@ -252,7 +252,7 @@ func join(in *Input, rank int, pod *corev1ac.PodApplyConfiguration) {
 	case v1alpha1.BackendKueue:
 		pod.WithLabels(map[string]string{kueueQueue: in.Queue, kueueGroup: InstanceName(in.Owner.Name, in.Index)})
 		pod.WithAnnotations(map[string]string{
-			kueueTotal: strconv.Itoa(in.Attention + in.Expert), kueueServing: "true", kueueRole: string(in.role(rank)),
+			kueueTotal: strconv.Itoa(in.Attention + in.Expert), kueueServing: "true", kueueRole: string(in.Role(rank)),
 		})
 	}
 	if in.group(rank).DeviceClaim != nil {
@@ -265,38 +265,86 @@ func join(in *Input, rank int, pod *corev1ac.PodApplyConfiguration) {
 // and places near the other pods of the instance.
 func affinity(in *Input, rank int) *corev1ac.AffinityApplyConfiguration {
 	ac, used := corev1ac.Affinity(), false
-	if products := in.Decision.Hardware[in.role(rank)].Products; len(products) > 0 {
+	if nodes := nodeAffinity(in, rank); nodes != nil {
 		used = true
-		ac.WithNodeAffinity(corev1ac.NodeAffinity().WithRequiredDuringSchedulingIgnoredDuringExecution(corev1ac.NodeSelector().
-			WithNodeSelectorTerms(corev1ac.NodeSelectorTerm().WithMatchExpressions(corev1ac.NodeSelectorRequirement().
-				WithKey(resolve.ProductLabel).WithOperator(corev1.NodeSelectorOpIn).WithValues(products...)))))
+		ac.WithNodeAffinity(nodes)
 	}
-	near := corev1ac.PodAffinity()
+	if pods := podAffinity(in, rank); pods != nil {
+		used = true
+		ac.WithPodAffinity(pods)
+	}
+	if !used {
+		return nil
+	}
+	return ac
+}
+
+// packOf is a pack that a rank belongs to, with the weight of a preference for it.
+type packOf struct {
+	*resolve.Pack
+	weight int32
+}
+
+func packsOf(in *Input, rank int) []packOf {
 	mine := resolve.OfExpert
 	if rank < in.Attention {
 		mine = resolve.OfAttention
 	}
-	for _, k := range []struct {
-		of     string
-		weight int32
-	}{{resolve.OfInstance, 50}, {mine, 100}} {
-		p := in.Decision.Pack(k.of)
-		if p == nil || in.required(k.of) != nil {
-			continue
+	var list []packOf
+	for _, k := range []packOf{{in.Decision.Pack(resolve.OfInstance), 50}, {in.Decision.Pack(mine), 100}} {
+		if k.Pack != nil {
+			list = append(list, k)
 		}
+	}
+	return list
+}
+
+// nodeAffinity asks for nodes of the right GPUs and prefers those of the domains
+// that were chosen for the instance: with full weight for the first one and a tenth
+// less for each that follows.
+func nodeAffinity(in *Input, rank int) *corev1ac.NodeAffinityApplyConfiguration {
+	ac, used := corev1ac.NodeAffinity(), false
+	if products := in.Decision.Hardware[in.Role(rank)].Products; len(products) > 0 {
 		used = true
-		term := corev1ac.PodAffinityTerm().WithTopologyKey(p.Key).WithLabelSelector(metav1ac.LabelSelector().WithMatchLabels(together(in, rank, k.of)))
-		if p.Mode == v1alpha1.TopologyRequired {
-			near.WithRequiredDuringSchedulingIgnoredDuringExecution(term)
-		} else {
-			near.WithPreferredDuringSchedulingIgnoredDuringExecution(corev1ac.WeightedPodAffinityTerm().WithWeight(k.weight).WithPodAffinityTerm(term))
+		ac.WithRequiredDuringSchedulingIgnoredDuringExecution(corev1ac.NodeSelector().
+			WithNodeSelectorTerms(nodeTerm(resolve.ProductLabel, products...)))
+	}
+	for _, k := range packsOf(in, rank) {
+		for n, domain := range in.Near[k.Of] {
+			used = true
+			ac.WithPreferredDuringSchedulingIgnoredDuringExecution(corev1ac.PreferredSchedulingTerm().
+				WithWeight(k.weight - int32(n)*k.weight/10).WithPreference(nodeTerm(k.Key, domain)))
 		}
 	}
 	if !used {
 		return nil
 	}
-	if len(near.RequiredDuringSchedulingIgnoredDuringExecution)+len(near.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
-		ac.WithPodAffinity(near)
+	return ac
+}
+
+func nodeTerm(key string, values ...string) *corev1ac.NodeSelectorTermApplyConfiguration {
+	return corev1ac.NodeSelectorTerm().WithMatchExpressions(corev1ac.NodeSelectorRequirement().
+		WithKey(key).WithOperator(corev1.NodeSelectorOpIn).WithValues(values...))
+}
+
+// podAffinity asks for places near the other pods of the instance, as far as the
+// PodGroup does not and no domain was chosen.
+func podAffinity(in *Input, rank int) *corev1ac.PodAffinityApplyConfiguration {
+	ac, used := corev1ac.PodAffinity(), false
+	for _, k := range packsOf(in, rank) {
+		if in.required(k.Of) != nil || len(in.Near[k.Of]) > 0 {
+			continue
+		}
+		used = true
+		term := corev1ac.PodAffinityTerm().WithTopologyKey(k.Key).WithLabelSelector(metav1ac.LabelSelector().WithMatchLabels(together(in, rank, k.Of)))
+		if k.Mode == v1alpha1.TopologyRequired {
+			ac.WithRequiredDuringSchedulingIgnoredDuringExecution(term)
+		} else {
+			ac.WithPreferredDuringSchedulingIgnoredDuringExecution(corev1ac.WeightedPodAffinityTerm().WithWeight(k.weight).WithPodAffinityTerm(term))
+		}
+	}
+	if !used {
+		return nil
 	}
 	return ac
 }
@@ -305,7 +353,7 @@ func affinity(in *Input, rank int) *corev1ac.AffinityApplyConfiguration {
 func together(in *Input, rank int, of string) map[string]string {
 	l := map[string]string{v1alpha1.LabelDeployment: in.Owner.Name, v1alpha1.LabelInstance: strconv.Itoa(int(in.Index))}
 	if of != resolve.OfInstance {
-		l[v1alpha1.LabelRole] = string(in.role(rank))
+		l[v1alpha1.LabelRole] = string(in.Role(rank))
 	}
 	return l
 }

@@ -60,6 +60,9 @@ func TestGoldenGangs(t *testing.T) {
 			Backend: v1alpha1.BackendPodGroup, Native: true,
 			Topology: []resolve.Pack{{Of: resolve.OfInstance, Mode: require, Key: rack}, {Of: resolve.OfAttention, Mode: require, Key: clique}, {Of: resolve.OfSpread, Mode: prefer, Key: zone}},
 		}},
+		"near": {placement: resolve.Placement{
+			Backend: v1alpha1.BackendPodGroup, Topology: []resolve.Pack{{Of: resolve.OfInstance, Mode: prefer, Key: rack}, {Of: resolve.OfAttention, Mode: prefer, Key: clique}},
+		}, change: func(in *render.Input) { in.Near = map[string][]string{resolve.OfInstance: {"r3", "r1"}} }},
 		"affinity": {placement: resolve.Placement{
 			Backend:  v1alpha1.BackendPodGroup,
 			Topology: []resolve.Pack{{Of: resolve.OfInstance, Mode: require, Key: rack}, {Of: resolve.OfAttention, Mode: prefer, Key: clique}, {Of: resolve.OfSpread, Mode: require, Key: zone}},

@@ -13,8 +13,8 @@ import (
 // LeaderServiceName is the Service that clients send requests to.
 func LeaderServiceName(deployment string) string { return deployment }
 
-// RanksName is the headless Service of a namespace that gives every pod of every
-// instance in it a DNS name, and the NetworkPolicy around them. No MoEDeployment
+// RanksName is the headless Service of a namespace that gives the leaders in it a
+// DNS name, and the NetworkPolicy around all pods. No MoEDeployment
 // can have this name, which would be that of its own Service.
 const RanksName = "findep-ranks"
 
@@ -41,8 +41,9 @@ func PodName(deployment string, index int32, attention, rank int) string {
 	return fmt.Sprintf("%s-eg-%d", InstanceName(deployment, index), rank-attention)
 }
 
-// Host is the DNS name of the pod that holds a rank. It leaves out the cluster's
-// domain, which pods find through their search list.
+// Host is the name of the pod that holds a rank in certificates and messages, and
+// for leaders also in DNS. It leaves out the cluster's domain, which pods find
+// through their search list.
 func Host(namespace, deployment string, index int32, attention, rank int) string {
 	return fmt.Sprintf("%s.%s.%s.svc", PodName(deployment, index, attention, rank), RanksName, namespace)
 }
@@ -61,9 +62,18 @@ func DeploymentLabels(deployment string) map[string]string {
 	}
 }
 
-// LeaderLabels select the pods of rank 0 of all instances.
+// LeaderLabels select the pods of rank 0 of all instances. Rank 0 is of the
+// attention group; the first rank of vLLM's expert group is a leader as well.
 func LeaderLabels(deployment string) map[string]string {
-	return map[string]string{v1alpha1.LabelDeployment: deployment, v1alpha1.LabelLeader: "true"}
+	return map[string]string{
+		v1alpha1.LabelDeployment: deployment, v1alpha1.LabelLeader: "true", v1alpha1.LabelRole: string(v1alpha1.RoleAttention),
+	}
+}
+
+// dialed says whether others find a rank by the DNS name of its pod: our own ranks
+// their leader, vLLM's the first one of each group.
+func (in *Input) dialed(rank int) bool {
+	return rank == 0 || in.VLLM != nil && rank == in.Attention
 }
 
 func instanceLabels(in *Input) map[string]string {
@@ -75,9 +85,9 @@ func instanceLabels(in *Input) map[string]string {
 
 func podLabels(in *Input, rank int) map[string]string {
 	l := maps.Clone(instanceLabels(in))
-	l[v1alpha1.LabelRole] = string(in.role(rank))
+	l[v1alpha1.LabelRole] = string(in.Role(rank))
 	l[v1alpha1.LabelRank] = strconv.Itoa(rank)
-	if rank == 0 {
+	if in.dialed(rank) {
 		l[v1alpha1.LabelLeader] = "true"
 	}
 	return l

@@ -61,16 +61,17 @@ const (
 func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 	group := in.group(rank)
 	spec := corev1ac.PodSpec().
-		WithHostname(PodName(in.Owner.Name, in.Index, in.Attention, rank)).
-		WithSubdomain(RanksName).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
 		WithRestartPolicy(corev1.RestartPolicyAlways).
 		WithTerminationGracePeriodSeconds(GracePeriodSeconds).
 		WithSecurityContext(podSecurity()).
-		WithNodeSelector(in.Decision.Hardware[in.role(rank)].NodeSelector).
+		WithNodeSelector(in.Decision.Hardware[in.Role(rank)].NodeSelector).
 		WithNodeSelector(group.NodeSelector).
 		WithTolerations(tolerations(group)...)
+	if in.dialed(rank) {
+		spec.WithHostname(PodName(in.Owner.Name, in.Index, in.Attention, rank)).WithSubdomain(RanksName)
+	}
 	annotations := map[string]string{v1alpha1.AnnotationConfigHash: in.ConfigHash}
 	if in.VLLM != nil {
 		spec.WithContainers(vllmContainer(in, rank, group)).WithVolumes(vllmVolumes(in)...)
@@ -113,7 +114,7 @@ func PodConfigHash(namespace, name, hash, nudge string) *corev1ac.PodApplyConfig
 }
 
 func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
-	c := container(in, RuntimeContainer, cmp.Or(in.Decision.Hardware[in.role(rank)].RuntimeImage, in.Images.Runtime)).
+	c := container(in, RuntimeContainer, cmp.Or(in.Decision.Hardware[in.Role(rank)].RuntimeImage, in.Images.Runtime)).
 		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
 		WithEnv(fromPod("POD_IP", "status.podIP"), fromPod("POD_UID", "metadata.uid")).
 		// Peers dial the address, which cannot be stale as a cached name can; the
@@ -128,7 +129,7 @@ func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 		// Loading weights may take minutes without answering late; a process that
 		// does not answer at all for a minute is stuck.
 		WithLivenessProbe(probe("/healthz", plan.MetricsPort).WithPeriodSeconds(10).WithFailureThreshold(6))
-	for _, e := range in.Decision.Hardware[in.role(rank)].Environment {
+	for _, e := range in.Decision.Hardware[in.Role(rank)].Environment {
 		c.WithEnv(variable(e.Name, literal(e.Value)))
 	}
 	return c.WithVolumeMounts(
@@ -139,18 +140,23 @@ func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 		modelMount(in))
 }
 
+// serverContainer answers requests in the leader's pod. In the others it serves
+// nobody, so that there is nothing to probe.
 func serverContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
-	return container(in, ServerContainer, in.Images.Server).
+	c := container(in, ServerContainer, in.Images.Server).
 		WithArgs("--config-dir", configDir, "--socket", socket, "--rank", strconv.Itoa(rank)).
-		WithPorts(port("http", plan.ServingPort)).
 		WithResources(resources(group.ServerResources, "10m", "64Mi", 0)).
-		WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
 		WithLifecycle(leaving()).
 		WithVolumeMounts(
 			mount("config", configDir).WithReadOnly(true),
 			mount("run", runDir),
 			mount("tmp", "/tmp"),
 			modelMount(in))
+	if rank == 0 {
+		c.WithPorts(port("http", plan.ServingPort)).
+			WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2))
+	}
+	return c
 }
 
 // leaving lets a container work on for leaveSeconds after its pod's deletion.
@@ -277,7 +283,7 @@ func runtimeResources(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.
 	if group.Resources != nil {
 		user = group.Resources.DeepCopy()
 	}
-	for _, extended := range in.Decision.Hardware[in.role(rank)].Resources {
+	for _, extended := range in.Decision.Hardware[in.Role(rank)].Resources {
 		if user.Limits == nil {
 			user.Limits = corev1.ResourceList{}
 		}

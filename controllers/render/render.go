@@ -53,11 +53,15 @@ type Input struct {
 	// Avoid are nodes that pods must keep off. It is of the moment, and changes no
 	// pod that exists.
 	Avoid []string
+	// Near are the domains, best first, that the pods of a preferred pack should go
+	// to; without them they only prefer to be near each other.
+	Near map[string][]string
 	// Decision holds what was decided when the revision's first instance was made.
 	Decision resolve.Decision
 }
 
-func (in *Input) role(rank int) v1alpha1.Role {
+// Role is the group that a rank belongs to.
+func (in *Input) Role(rank int) v1alpha1.Role {
 	if rank < in.Attention {
 		return v1alpha1.RoleAttention
 	}
@@ -86,17 +90,22 @@ func Hosts(owner Owner, index int32, attention, expert int) []string {
 	return hosts
 }
 
-// RanksService gives every pod of every instance in a namespace a DNS name as
-// soon as it has an address: ranks must find each other before any of them is
-// ready. It is one for all deployments, whose pods have different names, and so
-// belongs to none of them.
+// RanksService gives those pods in a namespace that others dial by name a DNS
+// name, as soon as they have an address: ranks must find their leader before any
+// of them is ready. All others are found through the leader, by address, and stay
+// out of the Service: with them a namespace would have endpoints by the thousand,
+// and the scheduler would by default spread the pods of a Service over hosts and
+// zones, which is the opposite of what an instance needs. It is one for all
+// deployments, whose pods have different names, and so belongs to none of them.
 func RanksService(namespace string) *corev1ac.ServiceApplyConfiguration {
+	selector := SharedLabels()
+	selector[v1alpha1.LabelLeader] = "true"
 	return corev1ac.Service(RanksName, namespace).
 		WithLabels(SharedLabels()).
 		WithSpec(corev1ac.ServiceSpec().
 			WithClusterIP(corev1.ClusterIPNone).
 			WithPublishNotReadyAddresses(true).
-			WithSelector(SharedLabels()).
+			WithSelector(selector).
 			WithPorts(servicePort("control", plan.ControlPort), servicePort("data", plan.DataPort),
 				servicePort("metrics", plan.MetricsPort)))
 }

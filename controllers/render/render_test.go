@@ -125,14 +125,22 @@ func TestConfigureRefusesWhatPodsCannotRead(t *testing.T) {
 	}
 }
 
-// TestRankNames ties names, hosts and roles of the same rank together.
+// TestRankNames ties names, hosts and roles of the same rank together, and what
+// makes a leader's name known: its label, its host name and the Service.
 func TestRankNames(t *testing.T) {
 	in := input()
 	for rank, want := range []string{"lite-1-ag-0", "lite-1-ag-1", "lite-1-eg-0", "lite-1-eg-1", "lite-1-eg-2"} {
 		pod := render.Pod(in, rank)
 		host := instance(in).Hosts[rank]
-		if *pod.Name != want || *pod.Spec.Hostname != want || !strings.HasPrefix(host, want+".findep-ranks.serving.svc") {
-			t.Errorf("rank %d: pod %s, hostname %s, host %s; want %s", rank, *pod.Name, *pod.Spec.Hostname, host, want)
+		if *pod.Name != want || !strings.HasPrefix(host, want+".findep-ranks.serving.svc") {
+			t.Errorf("rank %d: pod %s, host %s; want %s", rank, *pod.Name, host, want)
+		}
+		service, named := render.RanksService("serving"), pod.Spec.Hostname != nil && pod.Spec.Subdomain != nil
+		if selected := resolve.Matches(service.Spec.Selector, pod.Labels); selected != (rank == 0) || named != selected {
+			t.Errorf("rank %d: in the Service: %v, with a host name: %v; want both for the leader only", rank, selected, named)
+		}
+		if named && (*pod.Spec.Hostname != want || *pod.Spec.Subdomain != *service.Name) {
+			t.Errorf("rank %d: is called %s.%s, want %s.%s", rank, *pod.Spec.Hostname, *pod.Spec.Subdomain, want, *service.Name)
 		}
 		role := string(instance(in).RoleOf(rank))
 		if pod.Labels[v1alpha1.LabelRole] != role {

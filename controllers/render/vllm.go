@@ -135,7 +135,7 @@ func vllmContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.Con
 			variable("VLLM_USE_V2_MODEL_RUNNER", "0")).
 		WithPorts(vllmPorts(in, rank)...).
 		WithResources(runtimeResources(in, rank, group))
-	for _, e := range in.Decision.Hardware[in.role(rank)].Environment {
+	for _, e := range in.Decision.Hardware[in.Role(rank)].Environment {
 		c.WithEnv(variable(e.Name, literal(e.Value)))
 	}
 	if _, roleRank, _, _ := vllmRole(in, rank); roleRank == 0 {

@@ -54,9 +54,7 @@ var _ = Describe("What the deployments of a namespace share", func() {
 		Expect(first.OwnerReferences).To(BeEmpty())
 		Expect(policy.OwnerReferences).To(BeEmpty())
 		Expect(first.Spec.PublishNotReadyAddresses).To(BeTrue())
-		for podName, pod := range w.pods(ctx, "one") {
-			Expect(pod.Spec.Subdomain).To(Equal(first.Name), "pod %s", podName)
-		}
+		Expect(w.pods(ctx, "one")["one-0-ag-0"].Spec.Subdomain).To(Equal(first.Name), "the leader has its name by the Service")
 
 		w.create(ctx, wrappers.MoEDeployment("two"))
 		w.settle(ctx, "two")
@@ -106,7 +104,7 @@ var _ = Describe("What the deployments of a namespace share", func() {
 		Expect(k8s.Update(ctx, policy)).To(Succeed())
 		w.reconcile(ctx, render.RanksName)
 		service, policy = shared(ctx)
-		Expect(service.Spec.Selector).To(Equal(render.SharedLabels()))
+		Expect(service.Spec.Selector).To(Equal(render.RanksService(service.Namespace).Spec.Selector))
 		Expect(policy.Spec.PodSelector.MatchLabels).To(Equal(render.SharedLabels()))
 	})
 

@@ -5,9 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,11 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/rest"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
 )
@@ -128,43 +124,4 @@ func (s *findep) metric(ctx context.Context, name string) (float64, error) {
 		return 0, fmt.Errorf("the manager has no metric %s", name)
 	}
 	return sum, nil
-}
-
-// takeProfiles saves a CPU profile of the manager over the given number of
-// seconds, one of its heap, and a CPU profile of the API server over the same time.
-func (s *findep) takeProfiles(ctx context.Context, b *bench, seconds int) error {
-	if err := os.MkdirAll(b.profile, 0o755); err != nil {
-		return err
-	}
-	direct, server := http.DefaultClient, &http.Client{}
-	var err error
-	if server.Transport, err = rest.TransportFor(b.plane.config(userHarness)); err != nil {
-		return err
-	}
-	manager := fmt.Sprintf("http://127.0.0.1:%d/debug/pprof/", s.pprof)
-	var group errgroup.Group
-	for _, p := range []struct {
-		file, url string
-		client    *http.Client
-	}{
-		{"manager.cpu", fmt.Sprintf("%sprofile?seconds=%d", manager, seconds), direct},
-		{"apiserver.cpu", fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", b.plane.server, seconds), server},
-	} {
-		group.Go(func() error { return save(ctx, p.client, p.url, filepath.Join(b.profile, p.file)) })
-	}
-	return errors.Join(group.Wait(), save(ctx, direct, manager+"heap", filepath.Join(b.profile, "manager.heap")))
-}
-
-// save downloads a file.
-func save(ctx context.Context, client *http.Client, url, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	b, err := io.ReadAll(answer.Body)
-	return errors.Join(err, answer.Body.Close(), os.WriteFile(path, b, 0o644))
 }

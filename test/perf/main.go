@@ -60,7 +60,7 @@ func command() *cobra.Command {
 	f.StringSliceVar(&set.managerArgs, "manager-arg", nil, "further flags of the manager")
 	f.StringVar(&set.lws.manager, "lws-manager", "", "program of LeaderWorkerSet's manager, for --subject lws")
 	f.StringVar(&set.lws.source, "lws-source", "", "folder of LeaderWorkerSet's module, for --subject lws")
-	f.StringVar(&set.profile, "profile", "", "folder for CPU and heap profiles of the manager while pods are made")
+	f.StringVar(&set.profile, "profile", "", "folder for CPU profiles of API server, scheduler and operator, and one of its heap, while pods are made")
 	f.BoolVar(&set.check, "check", false, "fail if the operator is worse than what ranges.yaml records")
 	f.BoolVar(&set.keep, "keep", false, "keep the folder with the logs")
 	f.StringVar(&out, "out", "", "file for the results as JSON")

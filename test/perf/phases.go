@@ -15,9 +15,6 @@ import (
 // auditDelay is how long a line takes at most to get into the audit log.
 const auditDelay = 3 * time.Second
 
-// profileSeconds is how much of the beginning a CPU profile covers.
-const profileSeconds = 15
-
 // phases are measured one after the other on the same pods.
 func (b *bench) phases(ctx context.Context, s subject, r *result) error {
 	if err := b.create(ctx, s, r); err != nil {
@@ -70,9 +67,9 @@ func (b *bench) create(ctx context.Context, s subject, r *result) error {
 	go func() {
 		applied <- inParallel(ctx, b.groups, func(ctx context.Context, i int) error { return s.apply(ctx, b, i) })
 	}()
-	if f, ok := s.(*findep); ok && b.profile != "" {
+	if b.profile != "" {
 		go func() {
-			if err := f.takeProfiles(ctx, b, profileSeconds); err != nil {
+			if err := b.takeProfiles(ctx, s); err != nil {
 				progress("  profiles: %v", err)
 			}
 		}()
