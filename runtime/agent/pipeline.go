@@ -8,9 +8,12 @@ import (
 
 	"github.com/findep/findep-operator/runtime/backend"
 	"github.com/findep/findep-operator/runtime/executor"
+	"github.com/findep/findep-operator/runtime/kvcache"
+	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/profile"
 	"github.com/findep/findep-operator/runtime/rendezvous"
 	"github.com/findep/findep-operator/runtime/transport"
+	"github.com/findep/findep-operator/runtime/weights"
 )
 
 // usablePermille is the part of a device's memory that the memory model counts
@@ -29,15 +32,48 @@ func pipelinesOf(dev backend.Device) backend.Pipelines {
 	return nil
 }
 
-// reservePool takes all memory that the memory model counts on at once. What is
-// too large for it is then known before a step begins.
-func reservePool(dev backend.Device) error {
-	p := pipelinesOf(dev)
+// reservePool takes all memory that the memory model counts on at once: the usable
+// part of the device, from which the model's reserve is taken too. A rank that cannot
+// fit is refused before, and what is too large later on is known before a step begins.
+func (a *agent) reservePool(in *plan.Instance) error {
+	p := pipelinesOf(a.device)
 	if p == nil {
 		return nil
 	}
-	model := profile.Profile{MemoryBytes: dev.MemoryBytes(), UsableMemoryPermille: usablePermille}
-	return p.ReservePool(model.UsableBytes())
+	model := profile.Profile{MemoryBytes: a.device.MemoryBytes(), UsableMemoryPermille: usablePermille}
+	if given, err := profile.Decode(in.Profile[in.RoleOf(a.options.Rank)]); err == nil {
+		model.UsableMemoryPermille = given.UsableMemoryPermille
+	}
+	pool := model.UsableBytes()
+	if need := a.memoryNeed(in, p); need.total() > pool {
+		return fmt.Errorf("%w: rank %d needs at least %d bytes (weights in %s %d, KV cache of %d tokens in %s %d, workspaces of streams %d), but of the %d bytes of %s %d may be used: use more or larger GPUs, --weight-type BF16 or a smaller KV cache",
+			backend.ErrMemoryExceeded, a.options.Rank, need.total(), a.weightOptions().DType, need.weights, a.limits.blocksPerRank*kvcache.BlockTokens, a.kvType(), need.cache,
+			need.workspaces, a.device.MemoryBytes(), a.device.Name(), pool)
+	}
+	return p.ReservePool(pool)
+}
+
+// memoryNeed is the least memory of a rank in bytes, before the buffers of steps.
+type memoryNeed struct{ weights, cache, workspaces int64 }
+
+func (n memoryNeed) total() int64 { return n.weights + n.cache + n.workspaces }
+
+// productStreams is how many streams a rank has that run products: the executor's
+// and the pipeline's.
+const productStreams = executor.Lanes + 1
+
+func (a *agent) memoryNeed(in *plan.Instance, p backend.Pipelines) memoryNeed {
+	parameters, element := a.shape.Parameters(), int64(a.weightOptions().DType.Size())
+	need := memoryNeed{workspaces: productStreams * p.StreamBytes()}
+	if in.RoleOf(a.options.Rank) == plan.Attention {
+		need.weights = element * parameters.AttentionGroup
+		perToken := a.shape.KVElementsPerTokenLayer() * int64(a.shape.Layers*a.kvType().Size())
+		need.cache = perToken * int64(a.limits.blocksPerRank) * kvcache.BlockTokens
+		return need
+	}
+	first, last := weights.ExpertRange(a.shape.MoE.Experts, in.ExpertRanks, a.options.Rank-in.AttentionRanks)
+	need.weights = element * parameters.Expert * int64(last-first) * int64(a.shape.MoELayers())
+	return need
 }
 
 // idsOf makes the ids of each epoch, nil where devices do not meet.

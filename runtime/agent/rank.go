@@ -77,15 +77,15 @@ func (a *agent) load() error {
 	}
 	a.log.Info("device", "name", a.device.Name())
 	a.reportMismatch()
-	if err := reservePool(a.device); err != nil {
-		return err
-	}
 	a.limits = limits{
 		attentionRanks: in.AttentionRanks, vocabulary: a.shape.VocabSize,
 		maxContext:    min(in.Model.MaxContextTokens, a.shape.MaxPositionEmbeddings),
 		maxStepTokens: defaultStepTokens, blockTokens: kvcache.BlockTokens, maxPiecesPerStep: maxPieces,
 	}
 	a.limits.blocksPerRank = a.kvBlocks(in)
+	if err := a.reservePool(in); err != nil {
+		return err
+	}
 	a.watch.load(a.options.LoadTimeout)
 	defer a.watch.done()
 	checkpoint, err := weights.Open(in.Model.Path)
