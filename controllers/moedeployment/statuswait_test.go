@@ -131,8 +131,8 @@ func TestProgressOfManyIsToldSeldom(t *testing.T) {
 func TestCacheKeepsWhenTheStatusWasWritten(t *testing.T) {
 	when := metav1.NewTime(time.Unix(1_700_000_000, 0))
 	d := &v1alpha1.MoEDeployment{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{
-		{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}},
-		{Manager: "manager", Subresource: "status", Time: &when, FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}},
+		{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1("{}")},
+		{Manager: "manager", Subresource: "status", Time: &when, FieldsV1: metav1.NewFieldsV1("{}")},
 	}}}
 	slim, err := slimDeployment(d)
 	if err != nil {
