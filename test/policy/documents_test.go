@@ -82,7 +82,7 @@ func TestLinksResolve(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == ".git" || entry.Name() == "build" || entry.Name() == "shared"):
+		case entry.IsDir() && (entry.Name() == ".git" || entry.Name() == "build"):
 			return fs.SkipDir
 		case entry.IsDir() || filepath.Ext(path) != ".md":
 			return nil
