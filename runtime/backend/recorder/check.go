@@ -43,27 +43,45 @@ func CheckStamps(l *tasklist.List, t *Trace) error {
 		want = 1 + 2*len(l.Tasks)
 	}
 	stamps := 0
-	for i, e := range t.Entries {
-		switch {
-		case e.Action == Stamp && e.Event != stamps:
-			return fmt.Errorf("stamp %d is number %d", e.Event, stamps)
-		case e.Action == Stamp:
+	for i := range t.Entries {
+		e := &t.Entries[i]
+		if e.Action == Stamp {
+			if err := checkStamp(l, e, stamps); err != nil {
+				return err
+			}
 			stamps++
-		case e.Task < 0 || !l.Timed:
-			continue
-		case e.Action == Wait && stamps != 1+2*e.Task:
-			return fmt.Errorf("entry %d: task %d waits within its time", i, e.Task)
-		case e.Action == Record && stamps != 3+2*e.Task:
-			return fmt.Errorf("entry %d: the end of task %d is told before it is noted", i, e.Task)
-		case e.Action != Wait && e.Action != Record && stamps != 2+2*e.Task:
-			return fmt.Errorf("entry %d: task %d has an operation outside of its time", i, e.Task)
-		}
-		if e.Action == Stamp && e.Event > 0 && (e.Task != (e.Event-1)/2 || e.Stream != int(l.Tasks[e.Task].Kind.Stream())) {
-			return fmt.Errorf("stamp %d is noted for task %d on stream %d", e.Event, e.Task, e.Stream)
+		} else if l.Timed && e.Task >= 0 {
+			if within := stamps - 2*e.Task; within != stampsBefore(e.Action) {
+				return fmt.Errorf("entry %d: a %c of task %d stands on the wrong side of its times", i, e.Action, e.Task)
+			}
 		}
 	}
 	if stamps != want {
 		return fmt.Errorf("%d times are noted, %d are asked for", stamps, want)
+	}
+	return nil
+}
+
+// stampsBefore is how many stamps an action has before it, beyond those of earlier
+// tasks: the list's, and those of its own task's start and end.
+func stampsBefore(a Action) int {
+	switch a {
+	case Wait:
+		return 1
+	case Record:
+		return 3
+	default:
+		return 2
+	}
+}
+
+// checkStamp looks at the stamp that comes after `before` others.
+func checkStamp(l *tasklist.List, e *Entry, before int) error {
+	if e.Event != before {
+		return fmt.Errorf("stamp %d is number %d", e.Event, before)
+	}
+	if e.Event > 0 && (e.Task != (e.Event-1)/2 || e.Stream != int(l.Tasks[e.Task].Kind.Stream())) {
+		return fmt.Errorf("stamp %d is noted for task %d on stream %d", e.Event, e.Task, e.Stream)
 	}
 	return nil
 }

@@ -22,6 +22,9 @@ const (
 	Stamp   Action = 'C'
 )
 
+// works tells whether the action does anything but mark the order or the time.
+func (a Action) works() bool { return a != Record && a != Wait && a != Stamp }
+
 // Access is a range of memory that an entry reads or writes.
 type Access struct {
 	From, To uint64

@@ -281,14 +281,14 @@ func (w *World) Ordered(rank, task, laterRank, laterTask int) bool {
 	var last, first *node
 	for q := rank * tasklist.NumStreams; q < (rank+1)*tasklist.NumStreams; q++ {
 		for _, n := range w.queues[q] {
-			if n.Task == task && n.Action != Record && n.Action != Wait && n.Action != Stamp {
+			if n.Task == task && n.Action.works() {
 				last = n
 			}
 		}
 	}
 	for q := laterRank * tasklist.NumStreams; q < (laterRank+1)*tasklist.NumStreams; q++ {
 		for _, n := range w.queues[q] {
-			if n.Task == laterTask && n.Action != Record && n.Action != Wait && n.Action != Stamp && first == nil {
+			if n.Task == laterTask && n.Action.works() && first == nil {
 				first = n
 			}
 		}
