@@ -12,6 +12,7 @@
 #   cuda-shim       build/cuda/libfindep_cuda_shim.so: the same sources on a model
 #                   of CUDA that runs on the CPU, for tests
 #   test-cuda-shim  the conformance suite on it, and whole steps of several ranks
+#   test-cuda-asan  the quick operations once more, under the address sanitizer
 #   test-cuda-build all that can be known without a GPU, part of `make test`: the
 #                   two builds, the table of resources, the symbols, loading by C
 #                   (under valgrind) and by the Go binary, the suite on the model
@@ -70,7 +71,7 @@ CUDA_SHIM_FLAGS := -std=c++17 -O2 -fPIC -fvisibility=hidden $(CUDA_WARNINGS) -Wn
 CUDA_JOBS ?= $(shell nproc)
 CUDA_LOADER := $(CUDA_BUILD)/loader
 
-.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-build test-cuda-load test-cuda test-cuda-steps cuda-install cuda-clean FORCE
+.PHONY: cuda cuda-resources cuda-resources-update cuda-shim test-cuda-shim test-cuda-asan test-cuda-build test-cuda-load test-cuda test-cuda-steps cuda-install cuda-clean FORCE
 
 cuda: $(CUDA_LIBRARY) ## Build the CUDA backend (build/cuda/libfindep_cuda.so).
 
@@ -153,6 +154,23 @@ $(CUDA_SHIM): $(CUDA_KERNELS:%=$(CUDA_BUILD)/shim/%.o) $(CUDA_HOST:%=$(CUDA_BUIL
 		$(CUDA_SHIM_MODEL) | $(CUDA_EXPORTS)
 	$(CXX) -shared -o $@ $^ -Wl,-z,defs -Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) -lpthread -ldl
 
+# The same with the address sanitizer, which cannot be together with the detector of
+# races: device memory is in allocations of the sizes asked for, and so is shared
+# memory that a launch gives.
+CUDA_ASAN := $(CUDA_BUILD)/libfindep_cuda_asan.so
+CUDA_ASAN_MODEL := $(foreach f,shim cublaslt,$(CUDA_BUILD)/asan/kernels/tests/cudashim/$(f).cc.o)
+
+$(CUDA_BUILD)/asan/%.o: % $(CUDA_HEADERS) $(CUDA_SHIM_SOURCES) hack/make/cuda.mk
+	@mkdir -p $(@D)
+	nice -n 10 $(CXX) $(CUDA_SHIM_FLAGS) -O1 -g -fsanitize=address -x c++ -c $< -o $@
+
+$(CUDA_ASAN): $(CUDA_KERNELS:%=$(CUDA_BUILD)/asan/%.o) $(CUDA_HOST:%=$(CUDA_BUILD)/asan/%.o) \
+		$(CUDA_ASAN_MODEL) | $(CUDA_EXPORTS)
+	$(CXX) -shared -fsanitize=address -o $@ $^ -Wl,-soname,$(@F) -Wl,--version-script=$(CUDA_EXPORTS) -lpthread -ldl
+
+$(CUDA_BUILD)/asan_test: $(CUDA_BUILD)/asan/kernels/tests/cudashim/asan_test.cu.o $(CUDA_ASAN_MODEL)
+	$(CXX) -fsanitize=address -o $@ $^ -lpthread
+
 # The detector of races and the models of cuBLASLt and of tensor cores must find
 # what they are there for.
 $(CUDA_BUILD)/races_test: $(CUDA_BUILD)/shim/kernels/tests/cudashim/races_test.cu.o $(CUDA_SHIM_MODEL)
@@ -178,6 +196,18 @@ test-cuda-shim: $(CUDA_SHIM) $(CUDA_FAKE_NCCL) $(CUDA_MODEL_TESTS) ## Run the co
 	@set -e; for test in $(CUDA_MODEL_TESTS); do $$test; done
 	FINDEP_CUDA_SHIM=$(abspath $(CUDA_SHIM)) FINDEP_NCCL_LIBRARY=$(abspath $(CUDA_FAKE_NCCL)) \
 		go test -count=1 -tags findep_native -run 'CUDAShim|OnTheModelOfCUDA' ./runtime/backend/native ./runtime/executor
+
+# Products and attention take too long in it.
+CUDA_ASAN_OPS := (add|dispatch|embed|rmsnorm|rope|router|swiglu)/
+
+# The sanitizer must be loaded first. Go keeps its own signals, and what a process
+# still has at its end is not looked for.
+test-cuda-asan: $(CUDA_ASAN) $(CUDA_BUILD)/asan_test native ## Run the quick CUDA kernels on the CPU under the address sanitizer.
+	ASAN_OPTIONS=detect_leaks=0 $(CUDA_BUILD)/asan_test
+	go test -c -tags findep_native -o $(CUDA_BUILD)/asan-native.test ./runtime/backend/native
+	cd runtime/backend/native && FINDEP_CUDA_SHIM=$(abspath $(CUDA_ASAN)) LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) \
+		ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigill=0:handle_sigfpe=0 \
+		$(abspath $(CUDA_BUILD))/asan-native.test -test.run 'TestCUDAShim$$/exact/$(CUDA_ASAN_OPS)'
 
 $(CUDA_LOADER): kernels/tests/loader/loader.c kernels/include/findep/backend.h
 	@mkdir -p $(@D)

@@ -2,6 +2,9 @@
 //
 // Fibers, barriers and the runtime's functions of the model in cuda_runtime.h.
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -70,15 +73,36 @@ std::mutex launches;
 Block* block = nullptr;
 std::string failed = "see the shim";  // why the last launch did
 
+#if defined(__SANITIZE_ADDRESS__)
+// The address sanitizer has to be told of each switch of stacks. The scheduler's
+// stack is learned when a fiber is first there.
+const void* scheduler_bottom = nullptr;
+size_t scheduler_size = 0;
+void leave(void** fake, const void* bottom, size_t size) { __sanitizer_start_switch_fiber(fake, bottom, size); }
+void arrive(void* fake, const void** bottom, size_t* size) { __sanitizer_finish_switch_fiber(fake, bottom, size); }
+#else
+const void* scheduler_bottom = nullptr;
+size_t scheduler_size = 0;
+void leave(void**, const void*, size_t) {}
+void arrive(void*, const void**, size_t*) {}
+#endif
+
 void yield() {
+  void* fake = nullptr;
+  leave(&fake, scheduler_bottom, scheduler_size);
   if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
+  arrive(fake, &scheduler_bottom, &scheduler_size);
 }
 
 void resume(Fiber& f) {
-  if (_setjmp(block->scheduler) != 0) return;
-  if (f.begun) _longjmp(f.place, 1);
-  f.begun = true;
-  setcontext(&f.context);
+  void* fake = nullptr;
+  leave(&fake, f.stack.get(), kStack);
+  if (_setjmp(block->scheduler) == 0) {
+    if (f.begun) _longjmp(f.place, 1);
+    f.begun = true;
+    setcontext(&f.context);
+  }
+  arrive(fake, nullptr, nullptr);
 }
 
 void wait(Barrier& barrier) {
@@ -94,6 +118,7 @@ void wait(Barrier& barrier) {
 
 // Runs its thread's part of one block after the other.
 void enter() {
+  arrive(nullptr, &scheduler_bottom, &scheduler_size);
   for (;;) {
     (*block->kernel)();
     block->running->done = true;
@@ -262,11 +287,11 @@ bool cuda_shim::allocated(const void* data, size_t bytes) {
   return bytes <= size && from - start <= size - bytes;
 }
 
-// As aligned as a GPU's. Of workspaces only the first part becomes garbage: filling
+// As aligned as a GPU's, and no larger than asked for, so that the address sanitizer
+// sees what lies beyond. Of workspaces only the first part becomes garbage: filling
 // every stream's would take most of the tests' time.
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  *data = aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  if (posix_memalign(data, 256, bytes) != 0) return cudaErrorMemoryAllocation;
   memset(*data, 0xab, std::min(bytes, size_t{1} << 20));
   std::lock_guard<std::mutex> lock(allocations_lock);
   allocations[reinterpret_cast<uintptr_t>(*data)] = bytes;
