@@ -77,10 +77,18 @@ func (s *scope) onlyProgress() bool {
 	fresh := len(st.Conditions) == 0
 	// What became of an instance that was complete must not be forgotten where it
 	// decides about its repair.
-	return s.recoveryPolicy().policy == v1alpha1.RecoveryInPlace && s.undisturbed() && len(s.notes) == 0 &&
+	return s.recoveryPolicy().policy == v1alpha1.RecoveryInPlace && s.undisturbed() && len(s.notes) == 0 && !s.newlyOverridden() &&
 		(fresh || st.ObservedGeneration == s.deployment.Generation) &&
 		!meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionAvailable) &&
 		!meta.IsStatusConditionTrue(s.deployment.Status.Conditions, v1alpha1.ConditionAvailable)
+}
+
+// newlyOverridden says that the user insists on what was found not to fit, and the
+// status does not say so yet.
+func (s *scope) newlyOverridden() bool {
+	before := meta.FindStatusCondition(s.original.Status.Conditions, v1alpha1.ConditionFeasible)
+	after := meta.FindStatusCondition(s.deployment.Status.Conditions, v1alpha1.ConditionFeasible)
+	return after != nil && after.Reason == v1alpha1.ReasonMemoryCheckOverridden && (before == nil || before.Reason != after.Reason)
 }
 
 // needsAttention says that a condition tells of something else than a stage on the
