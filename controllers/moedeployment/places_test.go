@@ -3,6 +3,7 @@
 package moedeployment
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ const testRack = "topology.kubernetes.io/rack"
 func fourRacks() *places {
 	p := newPlaces()
 	for n, name := range []string{"a", "b", "c", "d"} {
-		p.nodeEvents().Create(nil, event.CreateEvent{Object: rackNode(name, int64(4+n))}, nil)
+		p.nodeEvents().Create(context.Background(), event.CreateEvent{Object: rackNode(name, int64(4+n))}, nil)
 	}
 	return p
 }
@@ -63,41 +64,41 @@ func TestPlaces(t *testing.T) {
 			func(p *places) {
 				p.choose(instanceInput("other"), nil, all, begin)
 				for _, rank := range all {
-					p.podEvents().Update(nil, event.UpdateEvent{ObjectNew: placedPod(render.PodName("other", 0, 1, rank), "c")}, nil)
+					p.podEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: placedPod(render.PodName("other", 0, 1, rank), "c")}, nil)
 				}
 			}, 0, "a",
 		},
 		"not where pods run": {
 			func(p *places) {
-				p.podEvents().Create(nil, event.CreateEvent{Object: placedPod("x", "a")}, nil)
-				p.podEvents().Update(nil, event.UpdateEvent{ObjectNew: placedPod("x", "a")}, nil)
-				p.podEvents().Create(nil, event.CreateEvent{Object: placedPod("y", "b")}, nil)
-				p.podEvents().Create(nil, event.CreateEvent{Object: placedPod("z", "b")}, nil)
+				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
+				p.podEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: placedPod("x", "a")}, nil)
+				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("y", "b")}, nil)
+				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("z", "b")}, nil)
 			}, 0, "c",
 		},
 		"where a pod was deleted": {
 			func(p *places) {
-				p.podEvents().Create(nil, event.CreateEvent{Object: placedPod("x", "a")}, nil)
-				p.podEvents().Delete(nil, event.DeleteEvent{Object: placedPod("x", "a")}, nil)
+				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
+				p.podEvents().Delete(context.Background(), event.DeleteEvent{Object: placedPod("x", "a")}, nil)
 			}, 0, "a",
 		},
 		"where a pod has ended": {
 			func(p *places) {
-				p.podEvents().Create(nil, event.CreateEvent{Object: placedPod("x", "a")}, nil)
+				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
 				gone := placedPod("x", "a")
 				gone.Status.Phase = corev1.PodFailed
-				p.podEvents().Update(nil, event.UpdateEvent{ObjectNew: gone}, nil)
+				p.podEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: gone}, nil)
 			}, 0, "a",
 		},
 		"not on a cordoned node": {
 			func(p *places) {
 				cordoned := rackNode("a", 4)
 				cordoned.Spec.Unschedulable = true
-				p.nodeEvents().Update(nil, event.UpdateEvent{ObjectNew: cordoned}, nil)
+				p.nodeEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: cordoned}, nil)
 			}, 0, "b",
 		},
 		"not on a node that is gone": {
-			func(p *places) { p.nodeEvents().Delete(nil, event.DeleteEvent{Object: rackNode("a", 4)}, nil) }, 0, "b",
+			func(p *places) { p.nodeEvents().Delete(context.Background(), event.DeleteEvent{Object: rackNode("a", 4)}, nil) }, 0, "b",
 		},
 	}
 	for name, tc := range cases {
