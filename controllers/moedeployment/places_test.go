@@ -98,7 +98,9 @@ func TestPlaces(t *testing.T) {
 			}, 0, "b",
 		},
 		"not on a node that is gone": {
-			func(p *places) { p.nodeEvents().Delete(context.Background(), event.DeleteEvent{Object: rackNode("a", 4)}, nil) }, 0, "b",
+			func(p *places) {
+				p.nodeEvents().Delete(context.Background(), event.DeleteEvent{Object: rackNode("a", 4)}, nil)
+			}, 0, "b",
 		},
 	}
 	for name, tc := range cases {
