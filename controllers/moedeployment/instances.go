@@ -113,7 +113,7 @@ func (r *Reconciler) completeInstance(ctx context.Context, s *scope, i *instance
 	}
 	if len(missing) > 0 {
 		in.Avoid = s.avoid()
-		in.Near = r.places.choose(in, i.pods, missing, s.now)
+		in.Near = r.places.choose(in, s.nodes, i.pods, missing, s.now)
 	}
 	made, err := r.createPods(ctx, s, in, missing)
 	s.madePods = s.madePods || made > 0

@@ -29,15 +29,9 @@ const askedPatience = 10 * time.Second
 // it when the operator restarts.
 type places struct {
 	mu    sync.Mutex
-	nodes map[string]nodePlace
 	used  map[string]int
 	on    map[types.NamespacedName]string
 	asked map[types.NamespacedName]ask
-}
-
-type nodePlace struct {
-	labels map[string]string
-	gpus   int
 }
 
 // ask is where a pod was asked to go: a domain by the key of its label.
@@ -48,14 +42,14 @@ type ask struct {
 
 func newPlaces() *places {
 	return &places{
-		nodes: map[string]nodePlace{}, used: map[string]int{},
-		on: map[types.NamespacedName]string{}, asked: map[types.NamespacedName]ask{},
+		used: map[string]int{}, on: map[types.NamespacedName]string{}, asked: map[types.NamespacedName]ask{},
 	}
 }
 
 // choose says where the missing ranks of an instance should go, and counts them
-// there. Its lock keeps two instances from taking the same places.
-func (p *places) choose(in *render.Input, pods map[string]*corev1.Pod, missing []int, now time.Time) map[string][]string {
+// there. Nodes are those of the cluster and pods those of the instance, by name. Its
+// lock keeps two instances from taking the same places.
+func (p *places) choose(in *render.Input, nodes map[string]*corev1.Node, pods map[string]*corev1.Pod, missing []int, now time.Time) map[string][]string {
 	if p == nil {
 		return nil
 	}
@@ -65,7 +59,7 @@ func (p *places) choose(in *render.Input, pods map[string]*corev1.Pod, missing [
 	for _, rank := range missing {
 		needs[in.Role(rank)]++
 	}
-	near := resolve.Near(&in.Decision.Placement, &in.Groups, p.count(pods, in.Avoid, now), needs)
+	near := resolve.Near(&in.Decision.Placement, &in.Groups, p.count(nodes, pods, in.Avoid, now), needs)
 	whole := in.Decision.Pack(resolve.OfInstance)
 	if whole == nil || len(near[resolve.OfInstance]) == 0 {
 		return near
@@ -77,11 +71,10 @@ func (p *places) choose(in *render.Input, pods map[string]*corev1.Pod, missing [
 	return near
 }
 
-// count lists the nodes with what is free on them, which is nothing on those to
-// avoid. What was asked of a domain is
-// taken from the first of its nodes with anything free: only sums over domains
-// matter.
-func (p *places) count(mine map[string]*corev1.Pod, avoid []string, now time.Time) []resolve.Node {
+// count lists the nodes with what is free on them, which is nothing on those that
+// are cordoned or to be avoided. What was asked of a domain is taken from the first
+// of its nodes with anything free: only sums over domains matter. The lock is held.
+func (p *places) count(nodes map[string]*corev1.Node, mine map[string]*corev1.Pod, avoid []string, now time.Time) []resolve.Node {
 	owed := map[[2]string]int{}
 	for name, a := range p.asked {
 		if now.Sub(a.since) >= askedPatience {
@@ -99,19 +92,20 @@ func (p *places) count(mine map[string]*corev1.Pod, avoid []string, now time.Tim
 			here[node][v1alpha1.Role(pod.Labels[v1alpha1.LabelRole])]++
 		}
 	}
-	list := make([]resolve.Node, 0, len(p.nodes))
-	for name, n := range p.nodes {
-		free := max(0, n.gpus-p.used[name])
-		if slices.Contains(avoid, name) {
-			free = 0
+	list := make([]resolve.Node, 0, len(nodes))
+	for name, n := range nodes {
+		free := 0
+		if !n.Spec.Unschedulable && !slices.Contains(avoid, name) {
+			gpus := n.Status.Allocatable[render.GPUResource]
+			free = max(0, int(gpus.Value())-p.used[name])
 		}
 		for domain := range owed {
-			if n.labels[domain[0]] == domain[1] {
+			if n.Labels[domain[0]] == domain[1] {
 				taken := min(free, owed[domain])
 				free, owed[domain] = free-taken, owed[domain]-taken
 			}
 		}
-		list = append(list, resolve.Node{Labels: n.labels, Free: free, Mine: here[name]})
+		list = append(list, resolve.Node{Labels: n.Labels, Free: free, Mine: here[name]})
 	}
 	return list
 }
@@ -169,34 +163,4 @@ func (p *places) leave(name types.NamespacedName) {
 	if p.used[node]--; p.used[node] == 0 {
 		delete(p.used, node)
 	}
-}
-
-// nodeEvents keeps count of nodes.
-func (p *places) nodeEvents() handler.EventHandler {
-	seen := func(o client.Object) {
-		if node, ok := o.(*corev1.Node); ok {
-			p.seeNode(node)
-		}
-	}
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, _ queue) { seen(e.Object) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, _ queue) { seen(e.ObjectNew) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			delete(p.nodes, e.Object.GetName())
-		},
-	}
-}
-
-// seeNode takes a node that pods cannot go to as one without GPUs.
-func (p *places) seeNode(node *corev1.Node) {
-	n := nodePlace{labels: node.Labels}
-	if !node.Spec.Unschedulable {
-		gpus := node.Status.Allocatable[render.GPUResource]
-		n.gpus = int(gpus.Value())
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.nodes[node.Name] = n
 }

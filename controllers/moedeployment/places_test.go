@@ -20,12 +20,12 @@ import (
 const testRack = "topology.kubernetes.io/rack"
 
 // fourRacks is racks a to d with 4, 5, 6 and 7 GPUs on a node of the same name.
-func fourRacks() *places {
-	p := newPlaces()
+func fourRacks() map[string]*corev1.Node {
+	nodes := map[string]*corev1.Node{}
 	for n, name := range []string{"a", "b", "c", "d"} {
-		p.nodeEvents().Create(context.Background(), event.CreateEvent{Object: rackNode(name, int64(4+n))}, nil)
+		nodes[name] = rackNode(name, int64(4+n))
 	}
-	return p
+	return nodes
 }
 
 func rackNode(name string, gpus int64) *corev1.Node {
@@ -51,25 +51,29 @@ func TestPlaces(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	all := []int{0, 1, 2, 3}
 	cases := map[string]struct {
-		before func(*places)
+		before func(*places, map[string]*corev1.Node)
 		later  time.Duration
 		want   string
 	}{
-		"the tightest fit":                         {func(*places) {}, 0, "a"},
-		"not where another instance was just sent": {func(p *places) { p.choose(instanceInput("other"), nil, all, begin) }, 0, "b"},
+		"the tightest fit": {func(*places, map[string]*corev1.Node) {}, 0, "a"},
+		"not where another instance was just sent": {func(p *places, nodes map[string]*corev1.Node) {
+			p.choose(instanceInput("other"), nodes, nil, all, begin)
+		}, 0, "b"},
 		"there after all, if it found no place": {
-			func(p *places) { p.choose(instanceInput("other"), nil, all, begin) }, askedPatience, "a",
+			func(p *places, nodes map[string]*corev1.Node) {
+				p.choose(instanceInput("other"), nodes, nil, all, begin)
+			}, askedPatience, "a",
 		},
 		"elsewhere, if it went elsewhere than asked": {
-			func(p *places) {
-				p.choose(instanceInput("other"), nil, all, begin)
+			func(p *places, nodes map[string]*corev1.Node) {
+				p.choose(instanceInput("other"), nodes, nil, all, begin)
 				for _, rank := range all {
 					p.podEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: placedPod(render.PodName("other", 0, 1, rank), "c")}, nil)
 				}
 			}, 0, "a",
 		},
 		"not where pods run": {
-			func(p *places) {
+			func(p *places, nodes map[string]*corev1.Node) {
 				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
 				p.podEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: placedPod("x", "a")}, nil)
 				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("y", "b")}, nil)
@@ -77,13 +81,13 @@ func TestPlaces(t *testing.T) {
 			}, 0, "c",
 		},
 		"where a pod was deleted": {
-			func(p *places) {
+			func(p *places, nodes map[string]*corev1.Node) {
 				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
 				p.podEvents().Delete(context.Background(), event.DeleteEvent{Object: placedPod("x", "a")}, nil)
 			}, 0, "a",
 		},
 		"where a pod has ended": {
-			func(p *places) {
+			func(p *places, nodes map[string]*corev1.Node) {
 				p.podEvents().Create(context.Background(), event.CreateEvent{Object: placedPod("x", "a")}, nil)
 				gone := placedPod("x", "a")
 				gone.Status.Phase = corev1.PodFailed
@@ -91,23 +95,19 @@ func TestPlaces(t *testing.T) {
 			}, 0, "a",
 		},
 		"not on a cordoned node": {
-			func(p *places) {
-				cordoned := rackNode("a", 4)
-				cordoned.Spec.Unschedulable = true
-				p.nodeEvents().Update(context.Background(), event.UpdateEvent{ObjectNew: cordoned}, nil)
+			func(p *places, nodes map[string]*corev1.Node) {
+				nodes["a"].Spec.Unschedulable = true
 			}, 0, "b",
 		},
 		"not on a node that is gone": {
-			func(p *places) {
-				p.nodeEvents().Delete(context.Background(), event.DeleteEvent{Object: rackNode("a", 4)}, nil)
-			}, 0, "b",
+			func(_ *places, nodes map[string]*corev1.Node) { delete(nodes, "a") }, 0, "b",
 		},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			p := fourRacks()
-			tc.before(p)
-			near := p.choose(instanceInput("mine"), nil, all, begin.Add(tc.later))
+			p, nodes := newPlaces(), fourRacks()
+			tc.before(p, nodes)
+			near := p.choose(instanceInput("mine"), nodes, nil, all, begin.Add(tc.later))
 			if got := near[resolve.OfInstance][0]; got != tc.want {
 				t.Errorf("sent to %v, want %s first", near, tc.want)
 			}
@@ -117,9 +117,9 @@ func TestPlaces(t *testing.T) {
 
 // TestPlacesKeepsTo: a pod that is replaced goes where its instance is.
 func TestPlacesKeepsTo(t *testing.T) {
-	p := fourRacks()
+	p := newPlaces()
 	pods := map[string]*corev1.Pod{"mine-0-eg-1": placedPod("mine-0-eg-1", "d")}
-	if near := p.choose(instanceInput("mine"), pods, []int{0, 1, 3}, time.Time{}); near[resolve.OfInstance][0] != "d" {
+	if near := p.choose(instanceInput("mine"), fourRacks(), pods, []int{0, 1, 3}, time.Time{}); near[resolve.OfInstance][0] != "d" {
 		t.Errorf("sent to %v, want d first", near)
 	}
 }
@@ -127,17 +127,17 @@ func TestPlacesKeepsTo(t *testing.T) {
 func TestPlacesAvoids(t *testing.T) {
 	in := instanceInput("mine")
 	in.Avoid = []string{"a"}
-	if near := fourRacks().choose(in, nil, []int{0, 1, 2, 3}, time.Time{}); near[resolve.OfInstance][0] != "b" {
+	if near := newPlaces().choose(in, fourRacks(), nil, []int{0, 1, 2, 3}, time.Time{}); near[resolve.OfInstance][0] != "b" {
 		t.Errorf("sent to %v, want b first", near)
 	}
 }
 
 func TestPlacesUnknown(t *testing.T) {
 	var none *places
-	if near := none.choose(instanceInput("mine"), nil, []int{0}, time.Time{}); len(near) > 0 {
+	if near := none.choose(instanceInput("mine"), fourRacks(), nil, []int{0}, time.Time{}); len(near) > 0 {
 		t.Errorf("chose %v without knowing anything", near)
 	}
-	if near := newPlaces().choose(instanceInput("mine"), nil, []int{0}, time.Time{}); len(near) > 0 {
+	if near := newPlaces().choose(instanceInput("mine"), nil, nil, []int{0}, time.Time{}); len(near) > 0 {
 		t.Errorf("chose %v without nodes", near)
 	}
 }

@@ -131,7 +131,6 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 			return err
 		}
 		b = b.Watches(&corev1.Node{}, r.cluster.watched(r.nodeWatch()))
-		b = b.Watches(&corev1.Node{}, r.places.nodeEvents())
 	}
 	return b.Complete(r)
 }
