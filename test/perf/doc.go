@@ -9,7 +9,8 @@
 // client that only creates pods, which is the ceiling of the control plane.
 //
 // Two things are made up. KWOK reports pods as running and ready as soon as they
-// have a node. And since no sidecar runs, the harness answers in place of every
+// have a node, and the harness ends those that are deleted, at once (kubelet.go).
+// And since no sidecar runs, the harness answers in place of every
 // leader: pods get addresses out of 127.64.0.0/10, which all lead back to this
 // process, and it proves the identity of the instance whose pod was called with
 // the certificate that the operator itself issued (leader.go). The manager is

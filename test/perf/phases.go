@@ -206,9 +206,9 @@ func (b *bench) measureRestart(ctx context.Context, s *findep, r *result) error 
 }
 
 // measureRoll changes the image of every group and waits until all pods are new
-// and all groups available.
+// and all groups available. It notes how many groups were available at least.
 func (b *bench) measureRoll(ctx context.Context, s *findep, r *result) error {
-	total, old := b.groups*b.pods, b.watch.count().revisions
+	total, old, least := b.groups*b.pods, b.watch.count().revisions, b.groups
 	spent, err := b.spent(ctx, s, func() error {
 		changed := make(chan error, 1)
 		go func() {
@@ -226,6 +226,7 @@ func (b *bench) measureRoll(ctx context.Context, s *findep, r *result) error {
 				}
 			}
 			up := b.states.count()
+			least = min(least, up)
 			return fresh >= total && up >= b.groups, fmt.Sprintf("%d of %d, %d groups available", fresh, total, up)
 		})
 		if err != nil {
@@ -236,7 +237,10 @@ func (b *bench) measureRoll(ctx context.Context, s *findep, r *result) error {
 	if err != nil {
 		return err
 	}
+	spent.LeastAvailable = least
 	r.Roll = &spent
-	progress("  rolled all after %.1f s: %.2f writes per pod, %.1f CPU-seconds", spent.Seconds, float64(spent.Writes)/float64(total), spent.CPUSeconds)
+	progress("  rolled all after %.1f s: %d of %d groups available at least, %.2f writes per pod, %.1f CPU-seconds, %.0f MiB",
+		spent.Seconds, least, b.groups, float64(spent.Writes)/float64(total), spent.CPUSeconds, spent.PeakMiB)
+	progress("  %v", spent.Calls)
 	return nil
 }

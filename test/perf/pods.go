@@ -27,10 +27,13 @@ type podWatch struct {
 	// leaders is the instance of each leader by the address of its pod.
 	leaders map[string]instanceKey
 	created int
+	// undertaker ends those that are being deleted.
+	undertaker *undertaker
 }
 
 type podState struct {
 	running  bool
+	ending   bool
 	node     string
 	revision string
 	ip       string
@@ -40,7 +43,8 @@ type podState struct {
 // instanceKey names an instance of a MoEDeployment.
 type instanceKey struct{ deployment, index string }
 
-// watchPods begins to follow pods, until ctx ends.
+// watchPods begins to follow pods, and to end those that are deleted, until ctx
+// ends.
 func watchPods(ctx context.Context, config *rest.Config) (*podWatch, error) {
 	config = rest.CopyConfig(config)
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"
@@ -48,7 +52,8 @@ func watchPods(ctx context.Context, config *rest.Config) (*podWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &podWatch{pods: map[types.UID]podState{}, leaders: map[string]instanceKey{}}
+	w := &podWatch{pods: map[types.UID]podState{}, leaders: map[string]instanceKey{}, undertaker: newUndertaker(c)}
+	w.undertaker.run(ctx)
 	lw := cache.NewListWatchFromClient(c.CoreV1().RESTClient(), "pods", namespace, fields.Everything())
 	store := &cache.FakeCustomStore{
 		AddFunc: w.put, UpdateFunc: w.put, DeleteFunc: w.remove,
@@ -72,12 +77,17 @@ func (w *podWatch) put(o any) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, known := w.pods[pod.UID]; !known {
+	before, known := w.pods[pod.UID]
+	if !known {
 		w.created++
 	}
+	ending := pod.DeletionTimestamp != nil
+	if ending && !before.ending {
+		w.undertaker.end(pod)
+	}
 	s := podState{
-		running: pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil,
-		node:    pod.Spec.NodeName, revision: pod.Labels[v1alpha1.LabelRevision], ip: pod.Status.PodIP,
+		running: pod.Status.Phase == corev1.PodRunning && !ending, ending: ending,
+		node: pod.Spec.NodeName, revision: pod.Labels[v1alpha1.LabelRevision], ip: pod.Status.PodIP,
 		leader: pod.Labels[v1alpha1.LabelLeader] == "true",
 	}
 	w.pods[pod.UID] = s

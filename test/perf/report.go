@@ -39,6 +39,8 @@ type spending struct {
 	Reads        int     `json:"reads"`
 	Reconciles   int     `json:"reconciles,omitempty"`
 	Observations int     `json:"observations,omitempty"`
+	// LeastAvailable is the lowest number of groups available at a time, of a rollout.
+	LeastAvailable int `json:"leastAvailable,omitempty"`
 	usage
 }
 
