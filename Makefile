@@ -65,7 +65,7 @@ clean: ## Remove build results (not the cache of tools and cluster binaries).
 ##@ Test
 
 .PHONY: test
-test: test-unit test-images test-native test-cuda-build test-integration test-e2e ## Run all tests: unit, native, CUDA without a GPU, envtest and end-to-end.
+test: test-unit test-images test-queries test-native test-cuda-build test-integration test-e2e ## Run all tests: unit, native, CUDA without a GPU, envtest and end-to-end.
 	@echo "make test: all passed"
 
 # The packages whose tests need a real API server or a cluster.
@@ -79,6 +79,11 @@ test-unit: native native-recorder ## Unit tests of every package, with the nativ
 .PHONY: test-images
 test-images: ## Check the Dockerfile and the bill of materials.
 	$(GO) -C hack/images test ./...
+
+.PHONY: test-queries
+# Results are not cached, as go sees no changes of files outside of the module.
+test-queries: ## Read the chart's alerts and dashboards with Prometheus's parser.
+	$(GO) -C hack/promcheck test -count=1 ./...
 
 .PHONY: test-native
 test-native: native-test ## Tests of the kernels in C++, with sanitizers.
