@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/report"
 	"github.com/findep/findep-operator/runtime/schedule"
@@ -243,9 +244,9 @@ func (o *simulateOptions) page(ctx context.Context, out io.Writer, j *job, main 
 
 // describe is the page's second line.
 func describe(s *simulation) string {
-	text := fmt.Sprintf("%d MoE layers, %d attention GPUs", s.problem.Layers, s.problem.AttentionGPUs)
+	text := resolve.Plural(s.problem.Layers, "MoE layer") + ", " + resolve.Plural(s.problem.AttentionGPUs, "attention GPU")
 	if s.split.Expert > 0 {
-		text += fmt.Sprintf(" and %d expert GPUs", s.split.Expert)
+		text += " and " + resolve.Plural(s.split.Expert, "expert GPU")
 	}
 	text += fmt.Sprintf(", %d new tokens per sample", s.problem.SequenceTokens)
 	if s.schedule.Layers < s.problem.Layers {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/runtime/solver"
 )
@@ -285,7 +286,7 @@ func (r *solveReport) facts(out io.Writer) error {
 	if r.Split.Expert > 0 {
 		fmt.Fprintf(w, "split\t%d attention : %d expert GPUs\n", r.Split.Attention, r.Split.Expert)
 	} else {
-		fmt.Fprintf(w, "split\t%d attention GPUs\n", r.Split.Attention)
+		fmt.Fprintf(w, "split\t%s\n", resolve.Plural(r.Split.Attention, "attention GPU"))
 	}
 	fmt.Fprintf(w, "busy\tattention %.0f %%, A2E %.0f %%, experts %.0f %%, E2A %.0f %%; exposed communication %.2f ms\n",
 		100*r.Busy.Attention, 100*r.Busy.A2E, 100*r.Busy.Expert, 100*r.Busy.E2A, r.Exposed)

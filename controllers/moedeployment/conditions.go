@@ -217,7 +217,7 @@ func (s *scope) progressing(views []instanceView) verdict {
 		return no(v1alpha1.ReasonBlocked, v.message)
 	}
 	if extra := s.removed(); extra > 0 {
-		return yes(v1alpha1.ReasonScalingDown, fmt.Sprintf("%d instances are being removed.", extra))
+		return yes(v1alpha1.ReasonScalingDown, fmt.Sprintf("Being removed: %s.", resolve.Plural(extra, "instance")))
 	}
 	if v, rolling := s.rolling(views); rolling {
 		return v

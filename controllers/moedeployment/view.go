@@ -138,7 +138,7 @@ func (s *scope) viewFailed(i *instance, pods []*corev1.Pod, v *view) {
 
 func (s *scope) viewPending(i *instance, pods []*corev1.Pod, v *view) {
 	v.phase, v.reason = v1alpha1.InstancePending, v1alpha1.ReasonPending
-	v.message = fmt.Sprintf("It needs %d pods with %s each; %d have no node yet.", v.size, s.needs(i), v.unscheduled)
+	v.message = fmt.Sprintf("It needs %d pods with %s each; %s no node yet.", v.size, s.needs(i), have(v.unscheduled))
 	if gates := gatesOf(pods); len(gates) > 0 {
 		v.message += fmt.Sprintf(" They wait for somebody to lift the scheduling gate %s", strings.Join(gates, " and "))
 		if queue := s.deployment.Spec.Placement.Queue; queue != "" && s.resolved.Decision.Backend == v1alpha1.BackendKueue {
@@ -150,6 +150,14 @@ func (s *scope) viewPending(i *instance, pods []*corev1.Pod, v *view) {
 		v.blocked = true
 		v.message += " The scheduler says: " + v.schedulerSays
 	}
+}
+
+// have begins what is said of n pods.
+func have(n int) string {
+	if n == 1 {
+		return "1 has"
+	}
+	return fmt.Sprintf("%d have", n)
 }
 
 // viewStarting describes an instance whose pods all have a node.

@@ -34,8 +34,8 @@ func resolveSplit(r *Result, spec *v1alpha1.MoEDeploymentSpec, existing *Decisio
 	r.Decision.Why = "Given by spec.gpus."
 	if experts := r.Shape.MoE.Experts; r.Decision.Expert > experts {
 		r.Feasible = Finding{Reason: v1alpha1.ReasonTooManyExpertGPUs, Message: fmt.Sprintf(
-			"gpus.expert is %d, but the model has %d routed experts per layer, so %d GPUs would hold none; use at most %d.",
-			r.Decision.Expert, experts, r.Decision.Expert-experts, experts)}
+			"gpus.expert is %d, but the model has %d routed experts per layer, so %s would hold none; use at most %d.",
+			r.Decision.Expert, experts, Plural(r.Decision.Expert-experts, "GPU"), experts)}
 		return
 	}
 	o, err := p.evaluate(solver.Split{Attention: r.Decision.Attention, Expert: r.Decision.Expert})
@@ -72,12 +72,7 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 	}
 	best := outcomes[chosen]
 	r.Decision.Attention, r.Decision.Expert = best.split.Attention, best.split.Expert
-	r.Decision.Why = fmt.Sprintf("Chosen by the solver: the highest predicted throughput of the %d splits of %d GPUs that fit, of %d.",
-		fitting, total, len(outcomes))
-	if best.problem != "" {
-		r.Decision.Why = fmt.Sprintf("Chosen by the solver as the best of %d splits of %d GPUs, although no split meets spec.slo.", len(outcomes), total)
-	}
-	r.Decision.Why += p.restriction()
+	r.Decision.Why = best.why(total, fitting, len(outcomes)) + p.restriction()
 	if existing != nil && existing.Why != "" {
 		r.Decision.Why = existing.Why
 	}
@@ -94,6 +89,18 @@ func choose(r *Result, p *planner, total int, existing *Decision) {
 	}
 }
 
+// why says how the best of a number of splits was chosen.
+func (o outcome) why(total, fitting, splits int) string {
+	switch {
+	case o.problem != "":
+		return fmt.Sprintf("Chosen by the solver as the best of %s of %d GPUs, although no split meets spec.slo.", Plural(splits, "split"), total)
+	case fitting == 1:
+		return fmt.Sprintf("Chosen by the solver: the only split of %d GPUs that fits, of %d.", total, splits)
+	default:
+		return fmt.Sprintf("Chosen by the solver: the highest predicted throughput of the %d splits of %d GPUs that fit, of %d.", fitting, total, splits)
+	}
+}
+
 // explainNearest says that the split that was taken does not fit either. One that
 // instances run with, since the user overrides the check, keeps its reason.
 func explainNearest(r *Result, split solver.Split, existing *Decision, splits int) {
@@ -101,7 +108,7 @@ func explainNearest(r *Result, split solver.Split, existing *Decision, splits in
 		return
 	}
 	total := split.Total()
-	r.Decision.Why = fmt.Sprintf("The one of %d splits of %d GPUs that misses the least memory; none fits.", splits, total)
+	r.Decision.Why = fmt.Sprintf("The one of %s of %d GPUs that misses the least memory; none fits.", Plural(splits, "split"), total)
 	r.Feasible.Message = fmt.Sprintf("No split of %d GPUs fits. The nearest is %s: %s", total, split, r.Feasible.Message)
 }
 

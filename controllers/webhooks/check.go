@@ -238,8 +238,8 @@ func checkChange(v *Verdict, d, old *v1alpha1.MoEDeployment, facts resolve.Facts
 	if len(changed) == 0 {
 		return
 	}
-	v.warn("changing %s recreates the pods of %d instances, one instance after the other as spec.rollout says; requests that are running are finished by other instances or lost",
-		strings.Join(changed, ", "), instances)
+	v.warn("changing %s recreates the pods of %s, one instance after the other as spec.rollout says; requests that are running are finished by other instances or lost",
+		strings.Join(changed, ", "), resolve.Plural(instances, "instance"))
 }
 
 // recreated is the number of instances whose pods a new revision replaces: those

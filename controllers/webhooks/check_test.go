@@ -165,7 +165,7 @@ func TestCheckOfChanges(t *testing.T) {
 		},
 		"the split while one of the instances goes": {
 			old: running(wrappers.MoEDeployment("a")), now: wrappers.MoEDeployment("a").GPUs(1, 4).Replicas(1).Obj(),
-			wantWarns: "changing spec.gpus recreates the pods of 1 instances",
+			wantWarns: "changing spec.gpus recreates the pods of 1 instance,",
 		},
 		"the split while nothing runs": {old: wrappers.MoEDeployment("a").Obj(), now: wrappers.MoEDeployment("a").GPUs(1, 4).Obj()},
 		"the profile, which pods do not have": {

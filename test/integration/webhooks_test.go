@@ -206,7 +206,7 @@ var _ = Describe("The webhooks", Ordered, func() {
 		changed := d.DeepCopy()
 		changed.Spec.GPUs = v1alpha1.GPUSpec{Attention: 1, Expert: 4}
 		Expect(h.client.Patch(ctx, changed, client.MergeFrom(d))).To(Succeed())
-		Expect(h.said.warnings).To(ConsistOf(ContainSubstring("changing spec.gpus recreates the pods of 1 instances")))
+		Expect(h.said.warnings).To(ConsistOf(ContainSubstring("changing spec.gpus recreates the pods of 1 instance,")))
 	})
 
 	It("change nothing of what the user wrote", func(ctx context.Context) {

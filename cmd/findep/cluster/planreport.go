@@ -104,7 +104,7 @@ func (p *planReport) table(out io.Writer) error {
 	if !p.OK {
 		verdict = "would NOT be made"
 	}
-	fmt.Fprintf(out, "moedeployment %s/%s: %d instance(s) %s\n", p.Namespace, p.Name, p.Replicas, verdict)
+	fmt.Fprintf(out, "moedeployment %s/%s: %s %s\n", p.Namespace, p.Name, resolve.Plural(p.Replicas, "instance"), verdict)
 	line := func(label, format string, args ...any) {
 		fmt.Fprintf(out, "  %-12s "+format+"\n", append([]any{label}, args...)...)
 	}
