@@ -6,12 +6,14 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
@@ -34,6 +36,7 @@ type options struct {
 	probeAddress    string
 	profileAddress  string
 	leaderElection  bool
+	leaseName       string
 	watchNamespaces []string
 	clusterReads    bool
 	budgets         bool
@@ -74,6 +77,7 @@ func command() *cobra.Command {
 	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
 	f.StringVar(&o.profileAddress, "pprof-bind-address", "0", "address of /debug/pprof; 0 switches it off")
 	f.BoolVar(&o.leaderElection, "leader-elect", false, "let one of several managers work; needed with more than one replica")
+	f.StringVar(&o.leaseName, "leader-elect-lease", "findep-operator.findep.dev", "name of the Lease, in the manager's namespace, by which the managers of one installation agree on a leader")
 	f.StringSliceVar(&o.watchNamespaces, "watch-namespace", nil, "namespaces to work in (default all)")
 	f.BoolVar(&o.clusterReads, "cluster-reads", true, "read GPUProfiles and node labels, which are cluster-scoped; switch off where the manager only has namespaced rights")
 	f.BoolVar(&o.budgets, "pod-disruption-budgets", true, "give every MoEDeployment a PodDisruptionBudget that counts instances")
@@ -100,6 +104,9 @@ func (o *options) validate() error {
 	}
 	if o.runtimeImage == "" || o.serverImage == "" {
 		return fmt.Errorf("--runtime-image is %q and --server-image %q; both are needed", o.runtimeImage, o.serverImage)
+	}
+	if problems := validation.IsDNS1123Subdomain(o.leaseName); len(problems) > 0 {
+		return fmt.Errorf("--leader-elect-lease is %q, which names no Lease: %s", o.leaseName, strings.Join(problems, "; "))
 	}
 	if o.concurrency < 1 {
 		return fmt.Errorf("--concurrency is %d; it must be at least 1", o.concurrency)
@@ -150,7 +157,7 @@ func managerOptions(o *options) ctrl.Options {
 		HealthProbeBindAddress: o.probeAddress,
 		PprofBindAddress:       o.profileAddress,
 		LeaderElection:         o.leaderElection,
-		LeaderElectionID:       "findep-operator.findep.dev",
+		LeaderElectionID:       o.leaseName,
 		// The process ends when leadership does, so giving it up at once is safe
 		// and lets a successor begin without waiting for the lease.
 		LeaderElectionReleaseOnCancel: true,

@@ -21,6 +21,7 @@ func TestOptionsRefuse(t *testing.T) {
 		"unknown pull policy":       {[]string{"--image-pull-policy=Sometimes"}, "Always, IfNotPresent or Never"},
 		"no runtime image":          {[]string{"--runtime-image="}, "--runtime-image"},
 		"no workers":                {[]string{"--concurrency=0"}, "--concurrency is 0"},
+		"no name of a Lease":        {[]string{"--leader-elect-lease=a b"}, `--leader-elect-lease is "a b"`},
 		"unknown log format":        {[]string{"--log-format=xml"}, "json or console"},
 		"unknown log level":         {[]string{"--log-level=loud"}, "--log-level"},
 		"unknown flag":              {[]string{"--nonsense"}, "nonsense"},

@@ -261,7 +261,7 @@ func TestChartNotes(t *testing.T) {
 // TestChartCleansUp: the objects that the manager and cert-manager make beside
 // the chart's have hooks of the same names, which delete them at the end.
 func TestChartCleansUp(t *testing.T) {
-	objects, output, err := template(t, "fullnameOverride=x")
+	objects, output, err := template(t, "fullnameOverride=x", "replicas=2")
 	if err != nil {
 		t.Fatal(output)
 	}
@@ -275,18 +275,36 @@ func TestChartCleansUp(t *testing.T) {
 		}
 	}
 	slices.Sort(hooks)
-	want := []string{"findep-system Lease findep-operator.findep.dev", "findep-system Secret x-webhook-ca", "findep-system Secret x-webhook-cert", "findep-system Secret x-webhook-tls"}
+	want := []string{"findep-system Lease x.findep.dev", "findep-system Secret x-webhook-ca", "findep-system Secret x-webhook-cert", "findep-system Secret x-webhook-tls"}
 	if !slices.Equal(hooks, want) {
 		t.Errorf("got %q, want %q", hooks, want)
 	}
-	for _, made := range []string{"--webhook-secret=x-webhook-cert", `LeaderElectionID:       "findep-operator.findep.dev"`} {
-		main, err := os.ReadFile("../../cmd/manager/main.go")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(output+string(main), made) {
+	for _, made := range []string{"--webhook-secret=x-webhook-cert", "--leader-elect-lease=x.findep.dev"} {
+		if !strings.Contains(output, made) {
 			t.Errorf("nothing says %s any more", made)
 		}
+	}
+}
+
+// TestEveryReleaseElectsItsOwnLeader: of two releases in one namespace, which
+// work in namespaces of their own, neither waits for the other's Lease.
+func TestEveryReleaseElectsItsOwnLeader(t *testing.T) {
+	for name, tc := range map[string]struct{ values, want []string }{
+		"one replica": {nil, nil},
+		// It is what version 0.1.0 used: an upgrade has one leader at any time.
+		"the name in the documentation": {[]string{"replicas=2"}, []string{"--leader-elect-lease=findep-operator.findep.dev"}},
+		"one release":                   {[]string{"replicas=2", "scope.mode=Namespaced", "fullnameOverride=a"}, []string{"--leader-elect-lease=a.findep.dev"}},
+		"another one":                   {[]string{"replicas=2", "scope.mode=Namespaced", "fullnameOverride=b"}, []string{"--leader-elect-lease=b.findep.dev"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, output, err := template(t, tc.values...)
+			if err != nil {
+				t.Fatal(output)
+			}
+			if got := regexp.MustCompile(`--leader-elect-lease=\S+`).FindAllString(output, -1); !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
 

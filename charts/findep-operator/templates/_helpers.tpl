@@ -14,6 +14,12 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The Lease by which the managers of this release agree on a leader. Releases
+     in one namespace need one each. */}}
+{{- define "findep.lease" -}}
+{{ include "findep.fullname" . }}.findep.dev
+{{- end -}}
+
 {{- define "findep.selector" -}}
 app.kubernetes.io/name: {{ include "findep.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
