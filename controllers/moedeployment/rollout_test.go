@@ -24,6 +24,11 @@ func TestPlanRollout(t *testing.T) {
 			limits:    rolloutLimits{maxUnavailable: 1, feasible: true},
 			want:      []action{keep, recreate},
 		},
+		"as many at once as may be down": {
+			instances: []instanceFacts{{wanted: true, outdated: true, serving: true}, {wanted: true, outdated: true, serving: true}, {wanted: true, outdated: true, serving: true}},
+			limits:    rolloutLimits{maxUnavailable: 2, feasible: true},
+			want:      []action{keep, recreate, recreate},
+		},
 		"the budget is used up by one that starts": {
 			instances: []instanceFacts{{wanted: true, outdated: true, serving: true}, {wanted: true}},
 			limits:    rolloutLimits{maxUnavailable: 1, feasible: true},

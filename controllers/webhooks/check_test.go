@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
@@ -131,6 +132,12 @@ func TestCheck(t *testing.T) {
 			s.Recovery.Policy, s.Recovery.MaxRestarts = v1alpha1.RecoveryNone, 3
 		}).Obj(), wantWarns: "recovery.policy is None"},
 		"segments of a policy without any": {deployment: wrappers.MoEDeployment("a").Policy(v1alpha1.PolicySequential).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Schedule.MaxSegments = 3 }).Obj(), wantWarns: "schedule.maxSegments has no effect"},
+		"a patch of what is the operator's": {
+			deployment: wrappers.MoEDeployment("a").With(func(s *v1alpha1.MoEDeploymentSpec) {
+				s.Groups.Expert.PodTemplate = &runtime.RawExtension{Raw: []byte(`{"spec":{"hostNetwork":true}}`)}
+			}).Obj(),
+			wantError: "spec.groups.expert.podTemplate: Forbidden: spec.hostNetwork",
+		},
 		"a profile of other nodes": {
 			deployment: wrappers.MoEDeployment("a").Profile("p").With(func(s *v1alpha1.MoEDeploymentSpec) { s.Groups.Expert.NodeSelector = map[string]string{"pool": "b"} }).Obj(),
 			facts:      resolve.Facts{Profiles: []v1alpha1.GPUProfile{*wrappers.GPUProfile("p").Selector("pool", "a").Obj()}},

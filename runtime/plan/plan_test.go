@@ -94,10 +94,17 @@ func TestHashesSeparateWhatMayChange(t *testing.T) {
 	if gotTopology, gotSchedule := hashes(t, in); gotTopology != topology || gotSchedule == schedule {
 		t.Errorf("after a change of policy: topology %s (was %s), schedule %s (was %s)", gotTopology, topology, gotSchedule, schedule)
 	}
-	in = validInstance()
-	in.ExpertRanks, in.Hosts = 3, append(in.Hosts, "d")
-	if gotTopology, gotSchedule := hashes(t, in); gotTopology == topology || gotSchedule != schedule {
-		t.Errorf("after a change of split: topology %s (was %s), schedule %s (was %s)", gotTopology, topology, gotSchedule, schedule)
+	for what, change := range map[string]func(*Instance){
+		"split":    func(in *Instance) { in.ExpertRanks, in.Hosts = 3, append(in.Hosts, "d") },
+		"model":    func(in *Instance) { in.Model.Name = "another" },
+		"context":  func(in *Instance) { in.Model.MaxContextTokens++ },
+		"revision": func(in *Instance) { in.Revision = "another" },
+	} {
+		in = validInstance()
+		change(&in)
+		if gotTopology, gotSchedule := hashes(t, in); gotTopology == topology || gotSchedule != schedule {
+			t.Errorf("after a change of %s: topology %s (was %s), schedule %s (was %s)", what, gotTopology, topology, gotSchedule, schedule)
+		}
 	}
 }
 

@@ -228,6 +228,31 @@ func TestLeaderRestartRaisesTheEpoch(t *testing.T) {
 	}
 }
 
+// TestMembersWaitForTheirLeader: its pod may start last, and until then its name
+// may stand for nothing, or for an address at which nobody listens.
+func TestMembersWaitForTheirLeader(t *testing.T) {
+	c := newCluster(t, 1, 2)
+	c.startLeader()
+	c.stopLeader() // Now there is an address.
+	members := []*member{c.start(c.config(0)), c.start(c.config(1))}
+	nameless := c.config(2)
+	nameless.Leaders = []string{"leader.invalid:9401", c.address}
+	members = append(members, c.start(nameless))
+	for rank, m := range members {
+		c.eventually(fmt.Sprintf("rank %d to have asked in vain", rank), func() bool { return m.State().LastError != "" })
+		if s := m.State(); s.Ready || s.Phase != rendezvous.Disconnected {
+			t.Errorf("rank %d without a leader: %+v", rank, s)
+		}
+	}
+	c.startLeader()
+	if world := c.formed(); world.Epoch != 1 {
+		t.Errorf("epoch %d, want the first", world.Epoch)
+	}
+	for rank, m := range members {
+		c.eventually(fmt.Sprintf("rank %d to be ready", rank), func() bool { return m.State().Ready })
+	}
+}
+
 // wedgedClock runs at another speed once its rank is wedged.
 type wedgedClock struct {
 	rendezvous.SystemClock

@@ -375,6 +375,7 @@ var _ = Describe("A MoEDeployment", func() {
 		roll(ctx, "findep/server:2", func() {
 			most = max(most, len(images(ctx)))
 			Expect(w.condition(ctx, name, v1alpha1.ConditionAvailable)).To(HavePrefix("True/"))
+			Expect(w.get(ctx, name).Status.ReadyReplicas).To(HaveValue(BeNumerically("<=", 1)), "the surge instance is none of spec.replicas")
 		})
 		w.settle(ctx, name)
 		w.finishDeletions(ctx, name)
