@@ -61,6 +61,9 @@ func TestOnlyThePodThatIsBeingDeletedIsEnded(t *testing.T) {
 			if err := w.put(pod); err != nil {
 				t.Fatal(err)
 			}
+			if n := u.queue.NumRequeues(podID{"p", "1"}); n > 0 {
+				t.Errorf("it is tried again %d times", n)
+			}
 			u.queue.ShutDown()
 			if more := u.next(context.Background()); more {
 				t.Error("there is more to do")
