@@ -263,13 +263,14 @@ func (s *scope) surgeServing() int {
 
 // rolling describes a rollout that is under way.
 func (s *scope) rolling(views []instanceView) (verdict, bool) {
-	old, due := 0, 0
+	old, due, waits := 0, 0, false
 	for _, v := range views {
 		if s.old(v.instance) {
 			old++
 			if v.index >= s.deployment.Spec.Rollout.Partition {
 				due++
 			}
+			waits = waits || v.waits
 		}
 	}
 	if due == 0 {
@@ -278,6 +279,9 @@ func (s *scope) rolling(views []instanceView) (verdict, bool) {
 	message := fmt.Sprintf("%d of %d instances are at the current revision.", len(views)-old, len(views))
 	if s.deployment.Spec.Rollout.Paused == v1alpha1.Enabled {
 		return no(v1alpha1.ReasonPaused, message+" The rollout is held by rollout.paused."), true
+	}
+	if waits {
+		message += fmt.Sprintf(" The next one waits for its turn: rollouts, those of other deployments too, have yet to find nodes for %d pods or more.", owedLimit)
 	}
 	return yes(v1alpha1.ReasonRollingOut, message), true
 }

@@ -66,6 +66,9 @@ type Reconciler struct {
 	// backlog holds back new instances while pods wait for the scheduler. Set by
 	// SetupWithManager; without it nothing is held back.
 	backlog *backlog
+	// turns hold back rollouts while others owe pods. Set by SetupWithManager;
+	// without it nothing is held back.
+	turns *turns
 	// expected are the pods that were made and are not in the cache yet. Set by
 	// SetupWithManager, as the cache tells of them; without it none are expected.
 	expected *expected
@@ -132,6 +135,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ct
 		s.considerRollout()
 		s.considerRecovery()
 		s.planInstances()
+		r.considerTurns(s)
 		return nil
 	})
 	// From here on the phases are independent enough that one that fails must

@@ -30,6 +30,10 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 // otherwise keep everybody from a status, and from repairs, until all have pods.
 const priorityOfKnown = 1
 
+// priorityOfTurn is that of passes that may take down what serves: whatever is down
+// already goes before, since it has lost pods or is to be told to serve again.
+const priorityOfTurn = 0
+
 // gathering passes on what happens to children: bad news at once, the rest
 // gathered.
 type gathering struct{ handler.EventHandler }

@@ -110,9 +110,12 @@ type instance struct {
 	// considerMoves.
 	moving *v1alpha1.MoveStatus
 
-	// action is what this pass does with it. Set by planInstances and, for moves, by
-	// considerMoves.
+	// action is what this pass does with it. Set by planInstances, taken back by
+	// considerTurns and, for moves, set by considerMoves.
 	action action
+	// waits says that it is to be recreated, but not before others have come up
+	// again. Set by considerTurns.
+	waits bool
 	// scheduleHash identifies the schedule settings that it is to have, configHash
 	// the whole configuration. Set by reconcileSecrets.
 	scheduleHash, configHash string

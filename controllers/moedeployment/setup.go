@@ -104,7 +104,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 	deployment := builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	children := gathering{handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.MoEDeployment{}, handler.OnlyControllerOwner())}
 	r.backlog, r.expected, r.cluster, r.totals = &backlog{}, &expected{}, &cluster{}, &totalsKept{}
-	r.places = newPlaces()
+	r.places, r.turns = newPlaces(), &turns{}
 	if err := r.indexChildren(mgr); err != nil {
 		return err
 	}
@@ -112,6 +112,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, concurrency int) error {
 		For(&v1alpha1.MoEDeployment{}, deployment).
 		Watches(&corev1.Pod{}, children).
 		Watches(&corev1.Pod{}, r.backlog.placing()).
+		Watches(&corev1.Pod{}, r.turns.placing(r.Clock.Now)).
 		Watches(&corev1.Pod{}, r.expected.seeing()).
 		Watches(&corev1.Pod{}, r.places.podEvents()).
 		Watches(&corev1.Service{}, children).

@@ -279,6 +279,15 @@ func TestStatusTellsEachStage(t *testing.T) {
 				}
 			}).observed(healthy)
 		},
+		"30-waits-for-its-turn": func(t *testing.T) *stage {
+			s := newStage(t, lite()).pods(func(pod *corev1.Pod) {
+				readyPod(pod)
+				pod.Labels[v1alpha1.LabelRevision] = "older"
+			}).observed(healthy)
+			s.planInstances()
+			(&Reconciler{turns: fullTurns(t, start)}).considerTurns(s.scope)
+			return s
+		},
 		"20-backing-off":    func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryInPlace, 2) },
 		"21-given-up":       func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryInPlace, 11) },
 		"22-recovery-none":  func(t *testing.T) *stage { return crashed(newStage(t, lite()), v1alpha1.RecoveryNone, 1) },
