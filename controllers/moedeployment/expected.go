@@ -24,26 +24,21 @@ const expectAfter = 30 * time.Second
 // restarts. A nil one expects nothing.
 type expected struct {
 	mu   sync.Mutex
-	made map[types.NamespacedName]expectedPod
-}
-
-type expectedPod struct {
-	since    time.Time
-	instance instanceName
+	made map[types.NamespacedName]time.Time
 }
 
 // add expects a pod. It is called before the pod is made, or the news of it could
 // come first.
-func (e *expected) add(pod types.NamespacedName, of instanceName, now time.Time) {
+func (e *expected) add(pod types.NamespacedName, now time.Time) {
 	if e == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.made == nil {
-		e.made = map[types.NamespacedName]expectedPod{}
+		e.made = map[types.NamespacedName]time.Time{}
 	}
-	e.made[pod] = expectedPod{now, of}
+	e.made[pod] = now
 }
 
 // remove expects a pod no longer: it is there, or could not be made.
@@ -63,31 +58,15 @@ func (e *expected) wait(pod types.NamespacedName, now time.Time) time.Duration {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	made, found := e.made[pod]
+	since, found := e.made[pod]
 	if !found {
 		return 0
 	}
-	left := made.since.Add(expectAfter).Sub(now)
+	left := since.Add(expectAfter).Sub(now)
 	if left <= 0 {
 		delete(e.made, pod)
 	}
 	return max(0, left)
-}
-
-// instances are those of a deployment with pods that are expected, by index.
-func (e *expected) instances(deployment types.NamespacedName, now time.Time) map[string]bool {
-	if e == nil {
-		return nil
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	found := map[string]bool{}
-	for _, pod := range e.made {
-		if pod.instance.deployment == deployment && now.Sub(pod.since) < expectAfter {
-			found[pod.instance.index] = true
-		}
-	}
-	return found
 }
 
 // seeing is a handler that takes note of the pods in the cache.

@@ -12,7 +12,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
@@ -29,15 +28,10 @@ func (r *Reconciler) gather(ctx context.Context, s *scope) error {
 	if err := r.gatherBackends(s); err != nil {
 		return err
 	}
-	// Before the pods are read: one that is seen in between is not missed then.
-	expects := r.expected.instances(types.NamespacedName{Namespace: s.owner.Namespace, Name: s.owner.Name}, s.now)
 	for _, read := range []phase{r.gatherChildren, r.gatherProtection, r.gatherPods, r.gatherGroups, r.gatherConfig, r.gatherProfiles} {
 		if err := read(ctx, s); err != nil {
 			return err
 		}
-	}
-	for _, i := range s.instances {
-		i.expected = expects[nameOf(s, i).index]
 	}
 	s.considerMembers()
 	s.facts.Images = r.Images

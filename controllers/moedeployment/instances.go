@@ -180,7 +180,7 @@ func (r *Reconciler) createPod(ctx context.Context, s *scope, wanted *corev1ac.P
 		return false, fmt.Errorf("pod %s: %w", *wanted.Name, err)
 	}
 	key := client.ObjectKeyFromObject(&pod)
-	r.expected.add(key, instanceOf(&pod), r.Clock.Now())
+	r.expected.add(key, r.Clock.Now())
 	err = r.Client.Create(ctx, &pod, FieldOwner)
 	if err != nil {
 		r.expected.remove(key)

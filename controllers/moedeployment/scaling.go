@@ -30,8 +30,8 @@ const busiest = math.MaxInt
 // memberFacts is what the choice of instances depends on.
 type memberFacts struct {
 	index int32
-	// known says that it is part of the deployment: status lists it, it has pods that
-	// are to stay, or such pods were made a moment ago.
+	// known says that it is part of the deployment: status lists it, or it has
+	// pods that are to stay.
 	known bool
 	// draining says that status marks it as one to be removed.
 	draining bool
@@ -121,7 +121,7 @@ func (s *scope) considerMembers() {
 
 func (s *scope) memberFacts(i *instance) memberFacts {
 	f := memberFacts{
-		index: i.index, draining: !i.drainingSince.IsZero(), known: i.listed || i.expected, serving: s.serving(i), load: busiest,
+		index: i.index, draining: !i.drainingSince.IsZero(), known: i.listed, serving: s.serving(i), load: busiest,
 	}
 	for _, pod := range i.pods {
 		f.leaving = f.leaving || terminating(pod)

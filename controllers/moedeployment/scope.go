@@ -79,9 +79,6 @@ type instance struct {
 	wanted bool
 	// listed says that status lists it. Set by considerMembers.
 	listed bool
-	// expected says that pods of it were made that the cache does not know yet. Set by
-	// gather.
-	expected bool
 	// drainingSince is when it was chosen to be removed; zero if it was not. Set by
 	// considerMembers from status, and by considerScaleDown.
 	drainingSince time.Time

@@ -42,11 +42,6 @@ type instanceName struct {
 	index      string
 }
 
-// instanceOf names the instance of a pod.
-func instanceOf(pod *corev1.Pod) instanceName {
-	return instanceName{types.NamespacedName{Namespace: pod.Namespace, Name: pod.Labels[v1alpha1.LabelDeployment]}, pod.Labels[v1alpha1.LabelInstance]}
-}
-
 func nameOf(s *scope, i *instance) instanceName {
 	return instanceName{types.NamespacedName{Namespace: s.owner.Namespace, Name: s.owner.Name}, strconv.Itoa(int(i.index))}
 }
@@ -134,7 +129,7 @@ func (t *turns) forget(now time.Time) {
 func (t *turns) place(pod *corev1.Pod, now time.Time) []types.NamespacedName {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	name := instanceOf(pod)
+	name := instanceName{types.NamespacedName{Namespace: pod.Namespace, Name: pod.Labels[v1alpha1.LabelDeployment]}, pod.Labels[v1alpha1.LabelInstance]}
 	d := t.granted[name]
 	if d == nil || d.revision != revisionOf(pod) {
 		return nil
