@@ -253,8 +253,9 @@ type GroupSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || !('nvidia.com/gpu' in self.requests)",message="leave nvidia.com/gpu out of resources: it is set from gpusPerPod"
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 
-	// serverResources are the resources of the server container. Default: 10m CPU
-	// and 64Mi memory requested, no limit.
+	// serverResources are the resources of the server container, which the pod of
+	// rank 0 has, in groups.attention. Default: 10m CPU and 64Mi memory requested,
+	// no limit.
 	// +optional
 	ServerResources *corev1.ResourceRequirements `json:"serverResources,omitempty"`
 
@@ -267,7 +268,10 @@ type GroupSpec struct {
 	// spec) that is applied last. What ties a pod to its rank cannot be changed:
 	// its name, host name, restart policy, scheduling group and service account
 	// token, labels and annotations of the operator, the GPU, and image, command,
-	// arguments, ports and mounts of the operator's containers and volumes.
+	// arguments, ports and mounts of the operator's containers and volumes. It is
+	// written for the pod of rank 0, which has the server (spec.containers) and the
+	// runtime as its sidecar (spec.initContainers). The other pods have the runtime
+	// only: what the patch says of it holds for them too.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Type=object

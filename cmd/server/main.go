@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command server is the main container of every pod of an instance. On rank 0
-// it serves the OpenAI-compatible API, batches requests and drives the steps
-// of the instance through the sidecar's socket. On other ranks it verifies
-// that the pod's copy of the checkpoint is whole, and says so.
+// Command server is the main container of the leader's pod, rank 0 of an
+// instance: it serves the OpenAI-compatible API, batches requests and drives the
+// steps of the instance through the sidecar's socket.
 package main
 
 import (
@@ -32,7 +31,6 @@ const maxConfigBytes = 1 << 20
 // options are the command's flags.
 type options struct {
 	configDir, socket, listen string
-	rank                      int
 	maxQueue                  int
 	maxBodyBytes              int64
 	drainTimeout              time.Duration
@@ -68,13 +66,12 @@ func command(log *slog.Logger) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--listen %s: %w", o.listen, err)
 			}
-			return run(cmd.Context(), &o, instance, listener, log.With("rank", o.rank))
+			return run(cmd.Context(), &o, instance, listener, log.With("rank", 0))
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.configDir, "config-dir", "/etc/findep/instance", "directory with "+plan.InstanceFile)
 	f.StringVar(&o.socket, "socket", "/run/findep/engine.sock", "Unix socket of the sidecar's Engine API")
-	f.IntVar(&o.rank, "rank", 0, "this pod's rank; rank 0 serves requests")
 	f.StringVar(&o.listen, "listen", ":"+strconv.Itoa(plan.ServingPort), "address to serve HTTP on")
 	f.IntVar(&o.maxQueue, "max-queue", 1024, "prompts that may wait; more are answered with 429")
 	f.Int64Var(&o.maxBodyBytes, "max-body-bytes", 8<<20, "largest request body; larger ones are answered with 413")
@@ -101,8 +98,6 @@ func (o *options) load() (*plan.Instance, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	switch {
-	case o.rank < 0 || o.rank >= instance.WorldSize():
-		return nil, fmt.Errorf("--rank is %d; the instance has ranks 0 to %d", o.rank, instance.WorldSize()-1)
 	case o.maxQueue < 1:
 		return nil, fmt.Errorf("--max-queue is %d; it must be at least 1", o.maxQueue)
 	case o.maxBodyBytes < 1:

@@ -11,10 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/findep/findep-operator/runtime/chattemplate"
@@ -22,7 +18,6 @@ import (
 	"github.com/findep/findep-operator/runtime/serving"
 	"github.com/findep/findep-operator/runtime/serving/openai"
 	"github.com/findep/findep-operator/runtime/tokenizer"
-	"github.com/findep/findep-operator/runtime/weights"
 )
 
 const (
@@ -35,25 +30,14 @@ const (
 	// drainPoll is how often a server that drains looks whether it is done.
 	drainPoll = 20 * time.Millisecond
 	// linger is for how long at least a server that drains refuses requests
-	// before it stops listening, and how long a follower waits for the leader to
-	// say that it drains too: pods of one instance are told to stop one after
-	// another.
+	// before it stops listening.
 	linger = 2 * time.Second
 	// farewell is how long the last answers may take to be written.
 	farewell = 3 * time.Second
-	// checkpointPoll is how often a follower looks at its checkpoint.
-	checkpointPoll = 30 * time.Second
 )
 
 // run serves until ctx ends, and then drains.
 func run(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
-	if o.rank == 0 {
-		return lead(ctx, o, instance, listener, log)
-	}
-	return follow(ctx, o, instance, listener, log)
-}
-
-func lead(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
 	tok, err := tokenizer.Load(instance.Model.Path)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -137,90 +121,6 @@ func random() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:])
 	return binary.LittleEndian.Uint64(b[:])
-}
-
-func follow(ctx context.Context, o *options, instance *plan.Instance, listener net.Listener, log *slog.Logger) error {
-	leader := net.JoinHostPort(instance.Hosts[0], strconv.Itoa(plan.ServingPort))
-	var missing atomic.Pointer[error]
-	pending := errors.New("the checkpoint has not been verified yet")
-	missing.Store(&pending)
-	go watchCheckpoint(ctx, instance.Model.Path, &missing, log)
-	handler := openai.Follower(leader, serving.NewProcessRegistry(), func() error { return *missing.Load() })
-	engine, err := serving.Dial(o.socket)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	defer func() { _ = engine.Close() }() // The process ends.
-	log.Info("serving health and metrics; requests go to the leader", "address", listener.Addr().String(), "leader", leader)
-	return serveHTTP(ctx, handler, listener, log, func(server *http.Server) error {
-		shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout)
-		defer cancel()
-		awaitLeader(shutdownCtx, engine, log)
-		return server.Shutdown(shutdownCtx)
-	})
-}
-
-// awaitLeader returns when the leader's server does not drain, or has done so,
-// or when ctx ends. The kubelet stops this pod's rank as soon as this process
-// ends, and with it the instance, which the leader's accepted requests need.
-func awaitLeader(ctx context.Context, engine serving.Engine, log *slog.Logger) {
-	since, waited := time.Now(), false
-	tick := time.NewTicker(10 * drainPoll)
-	defer tick.Stop()
-	for {
-		callCtx, cancel := context.WithTimeout(ctx, linger)
-		d, err := engine.Describe(callCtx)
-		cancel()
-		draining := err == nil && d.GetDraining()
-		if err != nil || !draining && (waited || time.Since(since) > linger) {
-			return
-		}
-		if draining && !waited {
-			waited = true
-			log.Info("waiting for the leader to finish its requests")
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// watchCheckpoint verifies the files until ctx ends, because a volume can go
-// away under a running pod, and logs each change.
-func watchCheckpoint(ctx context.Context, dir string, missing *atomic.Pointer[error], log *slog.Logger) {
-	said := "nothing yet"
-	for {
-		err := verifyCheckpoint(dir)
-		missing.Store(&err)
-		if now := fmt.Sprint(err); now != said {
-			said = now
-			if err != nil {
-				log.Error("the checkpoint is not usable", "error", err)
-			} else {
-				log.Info("the checkpoint is whole", "path", dir)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(checkpointPoll):
-		}
-	}
-}
-
-// verifyCheckpoint checks that config.json is there and that every file that
-// the weights' index names has its tensors in full.
-func verifyCheckpoint(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
-		return fmt.Errorf("model directory: %w", err)
-	}
-	c, err := weights.Open(dir)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
 
 // serveHTTP serves until ctx ends and then calls shutdown.

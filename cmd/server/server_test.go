@@ -179,7 +179,7 @@ func TestLeaderServesAndDrains(t *testing.T) {
 	started := make(chan struct{})
 	e.OnStep = func(*servingtest.StepRequest) { once.Do(func() { close(started) }); <-hold }
 	socket, _ := servingtest.ServeSocket(t, e)
-	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket, "--rank", "0")
+	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket)
 	p.get("/readyz", http.StatusOK)
 	answer := make(chan string)
 	go func() { text, _ := p.complete("In the beginning"); answer <- text }()
@@ -218,7 +218,7 @@ func TestDrainThatTakesTooLongTellsItsClients(t *testing.T) {
 	started := make(chan struct{})
 	e.OnStep = func(*servingtest.StepRequest) { once.Do(func() { close(started) }); <-hold }
 	socket, _ := servingtest.ServeSocket(t, e)
-	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket, "--rank", "0", "--drain-timeout", "50ms")
+	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket, "--drain-timeout", "50ms")
 	p.get("/readyz", http.StatusOK)
 	answer := make(chan string)
 	go func() {
@@ -250,7 +250,7 @@ func TestLeaderOutlivesItsSidecar(t *testing.T) {
 	e, expect := fake(t)
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "engine.sock")
-	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket, "--rank", "0")
+	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--socket", socket)
 	if text := p.get("/readyz", http.StatusServiceUnavailable); !strings.Contains(text, "sidecar") {
 		t.Errorf("readyz says %q", text)
 	}
@@ -276,56 +276,6 @@ func TestLeaderOutlivesItsSidecar(t *testing.T) {
 	}
 }
 
-func TestFollowerVerifiesItsCheckpoint(t *testing.T) {
-	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--rank", "1")
-	p.get("/readyz", http.StatusOK)
-	if text := p.get("/v1/models", http.StatusServiceUnavailable); !strings.Contains(text, "moe-0:8000") {
-		t.Errorf("the leader is not named: %s", text)
-	}
-	p.get("/metrics", http.StatusOK)
-	p.stop()
-	if err := <-p.done; err != nil {
-		t.Error(err)
-	}
-}
-
-// TestFollowerWaitsForADrainingLeader: the kubelet stops a pod's rank when its
-// server has ended, and the leader's accepted requests need that rank.
-func TestFollowerWaitsForADrainingLeader(t *testing.T) {
-	e, _ := fake(t)
-	e.Follower, e.Draining = true, true
-	socket, _ := servingtest.ServeSocket(t, e)
-	p := launch(t, "--config-dir", configDir(t, instance(tinyModel)), "--rank", "1", "--socket", socket)
-	p.get("/readyz", http.StatusOK)
-	p.stop()
-	select {
-	case err := <-p.done:
-		t.Fatalf("it ended while the leader drains: %v", err)
-	case <-time.After(linger + linger/4):
-	}
-	e.SetDraining(false)
-	if err := <-p.done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestFollowerNamesWhatIsMissing(t *testing.T) {
-	model := t.TempDir()
-	for name, text := range map[string]string{
-		"config.json":                  "{}",
-		"model.safetensors.index.json": `{"weight_map":{"lm_head.weight":"model-00002-of-00002.safetensors"}}`,
-	} {
-		if err := os.WriteFile(filepath.Join(model, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := launch(t, "--config-dir", configDir(t, instance(model)), "--rank", "1")
-	p.get("/healthz", http.StatusOK)
-	p.until("the file to be named", func() bool {
-		return strings.Contains(p.get("/readyz", http.StatusServiceUnavailable), "model-00002-of-00002.safetensors")
-	})
-}
-
 func TestStartErrors(t *testing.T) {
 	valid := configDir(t, instance(tinyModel))
 	noTokenizer := configDir(t, instance(t.TempDir()))
@@ -339,7 +289,6 @@ func TestStartErrors(t *testing.T) {
 	}{
 		"no configuration":     {[]string{"--config-dir", t.TempDir()}, "instance configuration"},
 		"broken configuration": {[]string{"--config-dir", broken}, "instance configuration"},
-		"rank out of range":    {[]string{"--config-dir", valid, "--rank", "2"}, "ranks 0 to 1"},
 		"no queue":             {[]string{"--config-dir", valid, "--max-queue", "0"}, "--max-queue is 0"},
 		"no tokenizer":         {[]string{"--config-dir", noTokenizer}, "no tokenizer.json"},
 		"unknown argument":     {[]string{"--config-dir", valid, "now"}, "unknown command"},

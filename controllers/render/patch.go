@@ -24,7 +24,13 @@ func PatchedPod(in *Input, rank int) (*corev1ac.PodApplyConfiguration, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod of rank %d: %w", rank, err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(base, patch.Raw, corev1.Pod{})
+	raw := patch.Raw
+	if rank > 0 && in.VLLM == nil {
+		if raw, err = forFollower(raw); err != nil {
+			return nil, fmt.Errorf("pod of rank %d with its podTemplate: %w", rank, err)
+		}
+	}
+	merged, err := strategicpatch.StrategicMergePatch(base, raw, corev1.Pod{})
 	if err != nil {
 		return nil, fmt.Errorf("pod of rank %d with its podTemplate: %w", rank, err)
 	}
@@ -34,6 +40,47 @@ func PatchedPod(in *Input, rank int) (*corev1ac.PodApplyConfiguration, error) {
 	}
 	avoid(out, in.Avoid)
 	return out, nil
+}
+
+// forFollower turns a patch of the leader's pod into one of the other ranks': what it
+// says of the runtime, a native sidecar in the leader's pod, is said of their only
+// container, and what it says of the server is left out. Directives of a strategic
+// merge patch stay.
+func forFollower(raw []byte) ([]byte, error) {
+	var patch struct {
+		Metadata json.RawMessage            `json:"metadata,omitempty"`
+		Spec     map[string]json.RawMessage `json:"spec,omitempty"`
+	}
+	if err := json.Unmarshal(raw, &patch); err != nil {
+		return nil, err
+	}
+	lists := map[string][]map[string]any{}
+	for _, name := range []string{"initContainers", "containers"} {
+		var list []map[string]any
+		if text, set := patch.Spec[name]; set {
+			if err := json.Unmarshal(text, &list); err != nil {
+				return nil, fmt.Errorf("spec.%s: %w", name, err)
+			}
+		}
+		for _, c := range list {
+			switch c["name"] {
+			case RuntimeContainer:
+				lists["containers"] = append(lists["containers"], c)
+			case ServerContainer:
+			default:
+				lists[name] = append(lists[name], c)
+			}
+		}
+		delete(patch.Spec, name)
+	}
+	for name, list := range lists {
+		text, err := json.Marshal(list)
+		if err != nil {
+			return nil, err
+		}
+		patch.Spec[name] = text
+	}
+	return json.Marshal(patch)
 }
 
 // avoid keeps a pod off nodes, whatever else it asks of nodes. The terms of a node

@@ -5,6 +5,7 @@ package render
 import (
 	"cmp"
 	"maps"
+	"path"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,9 +21,10 @@ import (
 
 // Names of the containers of a pod.
 const (
-	// RuntimeContainer is the native sidecar that solves and executes.
+	// RuntimeContainer solves and executes. In the leader's pod it is a native
+	// sidecar of the server, which ends first; in the others it is alone.
 	RuntimeContainer = resolve.RuntimeContainer
-	// ServerContainer is the model server.
+	// ServerContainer is the model server, in the leader's pod.
 	ServerContainer = resolve.ServerContainer
 )
 
@@ -31,11 +33,14 @@ const GPUResource = resolve.GPUResource
 
 // Places in the file system of the containers.
 const (
-	configDir = "/etc/findep/instance"
-	tlsDir    = "/etc/findep/tls"
-	runDir    = "/run/findep"
-	socket    = runDir + "/engine.sock"
-	modelRoot = "/models"
+	secretDir    = "/etc/findep"
+	configFolder = "instance"
+	tlsFolder    = "tls"
+	configDir    = secretDir + "/" + configFolder
+	tlsDir       = secretDir + "/" + tlsFolder
+	runDir       = "/run/findep"
+	socket       = runDir + "/engine.sock"
+	modelRoot    = "/models"
 	// ModelDir is where the model's files are.
 	ModelDir = modelRoot + "/model"
 )
@@ -45,14 +50,17 @@ const (
 const nonRoot = 65532
 
 // Shutting a pod down. A pod that is deleted leaves its Services, but whoever
-// sends requests notices a moment later; until then its server works on. In every
-// pod, since the other ranks must outlast the leader's.
+// sends requests notices a moment later; until then its server works on, and then
+// ends what it has accepted. The other ranks outlast it.
 const (
 	// GracePeriodSeconds is from the deletion of a pod until it is killed.
 	GracePeriodSeconds = 35
 	// leaveSeconds is from the deletion until the server is told to stop. The rest
 	// is for the requests that it has accepted.
 	leaveSeconds = 3
+	// drainTimeout is how long the other ranks wait for that: until shortly before
+	// they are killed.
+	drainTimeout = "30s"
 )
 
 // Pod renders the pod that holds one rank. It satisfies the restricted Pod
@@ -77,9 +85,7 @@ func Pod(in *Input, rank int) *corev1ac.PodApplyConfiguration {
 		spec.WithContainers(vllmContainer(in, rank, group)).WithVolumes(vllmVolumes(in)...)
 		annotations = map[string]string{v1alpha1.AnnotationWorldRank: strconv.Itoa(VLLMWorldRank(in.Attention, in.Expert, rank))}
 	} else {
-		spec.WithInitContainers(runtimeContainer(in, rank, group)).
-			WithContainers(serverContainer(in, rank, group)).
-			WithVolumes(volumes(in)...)
+		runtimePod(in, rank, group, spec)
 	}
 	for _, s := range in.Images.PullSecrets {
 		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s))
@@ -113,50 +119,64 @@ func PodConfigHash(namespace, name, hash, nudge string) *corev1ac.PodApplyConfig
 	return corev1ac.Pod(name, namespace).WithAnnotations(annotations)
 }
 
+// runtimePod gives a pod its containers and volumes. Only the leader's has a
+// server, beside which nobody sees the ranks' key; the pods of the other ranks are
+// as small as they can be, since there are many, and the API server goes through all
+// fields of a pod with each of its changes.
+func runtimePod(in *Input, rank int, group *v1alpha1.GroupSpec, spec *corev1ac.PodSpecApplyConfiguration) {
+	c := runtimeContainer(in, rank, group)
+	keys := []string{identity.CAFile, identity.CertFile, identity.KeyFile}
+	if rank > 0 {
+		all := append(files(tlsFolder, keys...), files(configFolder, plan.InstanceFile)...)
+		spec.WithContainers(c.WithVolumeMounts(mount("config", secretDir).WithReadOnly(true), mount("tmp", "/tmp"), modelMount(in))).
+			WithVolumes(part(in, "config", all), empty("tmp"), modelVolume(in))
+		return
+	}
+	spec.WithInitContainers(c.WithRestartPolicy(corev1.ContainerRestartPolicyAlways).WithVolumeMounts(
+		mount("config", configDir).WithReadOnly(true), mount("tls", tlsDir).WithReadOnly(true),
+		mount("run", runDir), mount("tmp", "/tmp"), modelMount(in))).
+		WithContainers(serverContainer(in, group)).
+		WithVolumes(part(in, "config", files("", plan.InstanceFile)), part(in, "tls", files("", keys...)), empty("run"), empty("tmp"), modelVolume(in))
+}
+
 func runtimeContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
 	c := container(in, RuntimeContainer, cmp.Or(in.Decision.Hardware[in.Role(rank)].RuntimeImage, in.Images.Runtime)).
-		WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
 		WithEnv(fromPod("POD_IP", "status.podIP"), fromPod("POD_UID", "metadata.uid")).
 		// Peers dial the address, which cannot be stale as a cached name can; the
 		// UID lets a restarted container take its own rank back at once.
-		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank), "--socket", socket,
+		WithArgs("--config-dir", configDir, "--tls-dir", tlsDir, "--rank", strconv.Itoa(rank),
 			"--advertise-host", "$(POD_IP)", "--pod-uid", "$(POD_UID)").
-		// Only what monitors refer to by name: with every change of its pods, the API
-		// server goes through all of their fields.
+		// Only what monitors refer to by name.
 		WithPorts(port("metrics", plan.MetricsPort)).
 		WithResources(runtimeResources(in, rank, group)).
 		WithReadinessProbe(probe("/readyz", plan.MetricsPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
 		// Loading weights may take minutes without answering late; a process that
 		// does not answer at all for a minute is stuck.
 		WithLivenessProbe(probe("/healthz", plan.MetricsPort).WithPeriodSeconds(10).WithFailureThreshold(6))
+	if rank == 0 {
+		c.WithArgs("--socket", socket)
+	} else {
+		c.WithArgs("--socket", "", "--drain-timeout", drainTimeout)
+	}
 	for _, e := range in.Decision.Hardware[in.Role(rank)].Environment {
 		c.WithEnv(variable(e.Name, literal(e.Value)))
 	}
-	return c.WithVolumeMounts(
-		mount("config", configDir).WithReadOnly(true),
-		mount("tls", tlsDir).WithReadOnly(true),
-		mount("run", runDir),
-		mount("tmp", "/tmp"),
-		modelMount(in))
+	return c
 }
 
-// serverContainer answers requests in the leader's pod. In the others it serves
-// nobody, so that there is nothing to probe.
-func serverContainer(in *Input, rank int, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
-	c := container(in, ServerContainer, in.Images.Server).
-		WithArgs("--config-dir", configDir, "--socket", socket, "--rank", strconv.Itoa(rank)).
+// serverContainer answers requests, in the leader's pod.
+func serverContainer(in *Input, group *v1alpha1.GroupSpec) *corev1ac.ContainerApplyConfiguration {
+	return container(in, ServerContainer, in.Images.Server).
+		WithArgs("--config-dir", configDir, "--socket", socket).
 		WithResources(resources(group.ServerResources, "10m", "64Mi", 0)).
 		WithLifecycle(leaving()).
+		WithPorts(port("http", plan.ServingPort)).
+		WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2)).
 		WithVolumeMounts(
 			mount("config", configDir).WithReadOnly(true),
 			mount("run", runDir),
 			mount("tmp", "/tmp"),
 			modelMount(in))
-	if rank == 0 {
-		c.WithPorts(port("http", plan.ServingPort)).
-			WithReadinessProbe(probe("/healthz", plan.ServingPort).WithPeriodSeconds(2).WithFailureThreshold(2))
-	}
-	return c
 }
 
 // leaving lets a container work on for leaveSeconds after its pod's deletion.
@@ -209,26 +229,25 @@ func modelMount(in *Input) *corev1ac.VolumeMountApplyConfiguration {
 	return m
 }
 
-func volumes(in *Input) []*corev1ac.VolumeApplyConfiguration {
-	return []*corev1ac.VolumeApplyConfiguration{
-		part(in, "config", plan.InstanceFile),
-		part(in, "tls", identity.CAFile, identity.CertFile, identity.KeyFile),
-		corev1ac.Volume().WithName("run").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
-		corev1ac.Volume().WithName("tmp").WithEmptyDir(corev1ac.EmptyDirVolumeSource()),
-		modelVolume(in),
+func empty(name string) *corev1ac.VolumeApplyConfiguration {
+	return corev1ac.Volume().WithName(name).WithEmptyDir(corev1ac.EmptyDirVolumeSource())
+}
+
+// files puts keys of a Secret into a folder of a volume.
+func files(folder string, keys ...string) []*corev1ac.KeyToPathApplyConfiguration {
+	list := make([]*corev1ac.KeyToPathApplyConfiguration, len(keys))
+	for i, key := range keys {
+		list[i] = corev1ac.KeyToPath().WithKey(key).WithPath(path.Join(folder, key))
 	}
+	return list
 }
 
 // part is a volume with some files of the instance's Secret. The others stay out
 // of the pod: the authority's key is the operator's alone, and the server, which
 // may be the user's, does not see the ranks' key.
-func part(in *Input, name string, files ...string) *corev1ac.VolumeApplyConfiguration {
-	source := corev1ac.SecretVolumeSource().
-		WithSecretName(SecretName(in.Owner.Name, in.Index)).WithDefaultMode(0o440)
-	for _, file := range files {
-		source.WithItems(corev1ac.KeyToPath().WithKey(file).WithPath(file))
-	}
-	return corev1ac.Volume().WithName(name).WithSecret(source)
+func part(in *Input, name string, files []*corev1ac.KeyToPathApplyConfiguration) *corev1ac.VolumeApplyConfiguration {
+	return corev1ac.Volume().WithName(name).WithSecret(corev1ac.SecretVolumeSource().
+		WithSecretName(SecretName(in.Owner.Name, in.Index)).WithDefaultMode(0o440).WithItems(files...))
 }
 
 func modelVolume(in *Input) *corev1ac.VolumeApplyConfiguration {

@@ -23,6 +23,7 @@ func notActedOn(spec *v1alpha1.MoEDeploymentSpec) []string {
 	}{{"attention", &spec.Groups.Attention}, {"expert", &spec.Groups.Expert}} {
 		note(g.group.GPUsPerPod > 1, "groups."+g.name+".gpusPerPod", "every rank has a pod with one GPU of its own; placement.topology with the key kubernetes.io/hostname keeps a group on one node")
 	}
+	note(spec.Groups.Expert.ServerResources != nil && spec.Engine != v1alpha1.EngineVLLMAFD, "groups.expert.serverResources", "only the pod of rank 0 has a server, with groups.attention.serverResources")
 	idleWithVLLM(spec, note)
 	note(spec.Placement.Queue != "" && spec.Placement.Backend == v1alpha1.BackendPodGroup, "placement.queue", "PodGroups of Kubernetes know no queues")
 	return list

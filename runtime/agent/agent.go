@@ -69,7 +69,8 @@ type agent struct {
 	control *grpc.Server
 }
 
-// Run is the whole life of a rank's process. It returns when ctx ends, or with
+// Run is the whole life of a rank's process. It returns when ctx ends (and the
+// leader's accepted requests do not need the rank, see Options.DrainTimeout), or with
 // the reason why the rank cannot work at all: bad options, configuration,
 // checkpoint or certificate. With ErrWedged it returns while goroutines are
 // stuck; the process must end then.
@@ -86,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := a.configure(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := a.until(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
@@ -291,7 +292,9 @@ func (a *agent) join(ctx context.Context, g *errgroup.Group) error {
 		g.Go(func() error { return a.serveControl(ctx, listener) })
 		g.Go(func() error { return a.leader.run(ctx) })
 	}
-	g.Go(func() error { return serveEngine(ctx, a.options.Socket, &engineServer{agent: a}) })
+	if a.options.Socket != "" {
+		g.Go(func() error { return serveEngine(ctx, a.options.Socket, &engineServer{agent: a}) })
+	}
 	g.Go(func() error { a.config.watch(ctx); return nil })
 	a.joined.Store(true)
 	a.log.Info("rank started", "role", in.RoleOf(a.options.Rank), "attentionRanks", in.AttentionRanks,

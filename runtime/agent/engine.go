@@ -38,7 +38,7 @@ func (s *engineServer) Describe(context.Context, *agentpb.DescribeRequest) (*age
 		MaxContextTokens: uint32(a.limits.maxContext), VocabularySize: uint32(a.limits.vocabulary),
 		KvBlocksPerRank: uint32(a.limits.blocksPerRank), KvBlockTokens: uint32(a.limits.blockTokens),
 		MaxStepTokensPerRank: uint32(a.limits.maxStepTokens),
-		Rank:                 uint32(a.options.Rank), Leader: a.leader != nil, Draining: state.Draining,
+		Rank:                 uint32(a.options.Rank), Leader: a.leader != nil,
 	}
 	r.ScheduleHash, _ = in.ScheduleHash() // It was computed when the file was accepted.
 	for _, id := range a.shape.EOSTokenIDs {

@@ -22,7 +22,8 @@ type Options struct {
 	ConfigDir string
 	// TLSDir holds ca.crt, tls.crt and tls.key.
 	TLSDir string
-	// Socket is the path of the Unix socket that serves the Engine API.
+	// Socket is the path of the Unix socket that serves the Engine API; empty means
+	// that nobody uses it, as on ranks other than the leader's.
 	Socket string
 	// Rank is this process's number.
 	Rank int
@@ -54,6 +55,10 @@ type Options struct {
 	// given up; ten times the predicted makespan is added. A rank that does not
 	// let go of its work for as long after that is wedged, and its process ends.
 	StepTimeout time.Duration
+	// DrainTimeout is how long a rank other than the leader's may go on after it was
+	// told to stop, while the leader's server ends the requests that it has accepted;
+	// 0 ends it at once.
+	DrainTimeout time.Duration
 	// LoadTimeout bounds the time in which loading the weights makes no
 	// progress.
 	LoadTimeout time.Duration
@@ -88,7 +93,7 @@ const maxWarmUpBudget = 10 * time.Minute
 func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.ConfigDir, "config-dir", "/etc/findep/instance", "directory with "+plan.InstanceFile)
 	f.StringVar(&o.TLSDir, "tls-dir", "/etc/findep/tls", "directory with ca.crt, tls.crt and tls.key")
-	f.StringVar(&o.Socket, "socket", "/run/findep/engine.sock", "Unix socket of the Engine API")
+	f.StringVar(&o.Socket, "socket", "/run/findep/engine.sock", "Unix socket of the Engine API; empty for none")
 	f.IntVar(&o.Rank, "rank", 0, "this process's rank")
 	f.StringVar(&o.ListenHost, "listen-host", "", "address to listen on (default all)")
 	f.StringVar(&o.AdvertiseHost, "advertise-host", "", "address other ranks reach this one at (default: the instance's host of this rank)")
@@ -100,6 +105,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.HeartbeatTimeout, "heartbeat-timeout", rendezvous.DefaultHeartbeatTimeout, "silence after which a rank counts as lost")
 	f.DurationVar(&o.ConnectTimeout, "connect-timeout", rendezvous.DefaultConnectTimeout, "how long the data links of an epoch may take to be made")
 	f.DurationVar(&o.StepTimeout, "step-timeout", 5*time.Second, "least time a step may take before a rank counts as wedged; ten times the predicted time is added")
+	f.DurationVar(&o.DrainTimeout, "drain-timeout", 0, "how long a rank other than 0 may go on after SIGTERM while the leader's server ends its accepted requests (default: it ends at once)")
 	f.DurationVar(&o.LoadTimeout, "load-timeout", 5*time.Minute, "time without progress after which loading the weights counts as wedged")
 	f.BoolVar(&o.PlainData, "plain-data", false, "exchange token rows without TLS, for trusted links only; all ranks must agree")
 	f.StringVar(&o.SharedMemory, "shared-memory", sharedAuto, "auto exchanges token rows with ranks of this machine through memory where possible; off never does")
@@ -127,6 +133,9 @@ func (o *Options) validate() error {
 	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
 			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
+	}
+	if o.DrainTimeout < 0 {
+		return fmt.Errorf("--drain-timeout is %v; it must not be negative", o.DrainTimeout)
 	}
 	if err := o.validateShared(); err != nil {
 		return err

@@ -25,6 +25,7 @@ func TestOptionsNameWhatIsWrong(t *testing.T) {
 		"unknown weight type": {"--weight-type=F8", `--weight-type is "F8"; use F32 or BF16`},
 		"rank out of range":   {"--rank=-1", "--rank is -1"},
 		"silence too short":   {"--heartbeat-timeout=1ms", "--heartbeat-timeout is 1ms"},
+		"negative drain":      {"--drain-timeout=-1s", "--drain-timeout is -1s"},
 		"endless warm-up":     {"--warm-up-budget=1h", "--warm-up-budget is 1h"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -112,8 +113,9 @@ func (s *soak) replace(rank int) []int {
 	p := s.cluster.pods[rank]
 	p.replace()
 	s.serverDies(rank, func() {
-		p.server.signal(syscall.SIGKILL)
-		p.sidecar.signal(syscall.SIGKILL)
+		for _, k := range p.containers() {
+			k.signal(syscall.SIGKILL)
+		}
 	})
 	return []int{rank}
 }
@@ -137,27 +139,21 @@ func (s *soak) serverDies(rank int, kill func()) {
 	s.killed.Add(1)
 }
 
-// drain ends a pod as the kubelet does: first the server, and when that has
-// ended, the sidecar.
+// drain ends a pod as the kubelet does: first the server, if it has one, and when
+// that has ended, its sidecar.
 func (s *soak) drain(rank int) []int {
 	p := s.cluster.pods[rank]
 	p.replace()
-	_, _, server := p.server.state()
-	_, _, sidecar := p.sidecar.state()
 	began := time.Now()
-	p.server.signal(syscall.SIGTERM)
-	select {
-	case <-server:
-	case <-time.After(gracePeriod):
-		s.load.fail("rank %d's server did not end within the grace period of %v", rank, gracePeriod)
-		p.server.signal(syscall.SIGKILL)
-	}
-	p.sidecar.signal(syscall.SIGTERM)
-	select {
-	case <-sidecar:
-	case <-time.After(gracePeriod - time.Since(began)):
-		s.load.fail("rank %d's sidecar did not end within the grace period of %v", rank, gracePeriod)
-		p.sidecar.signal(syscall.SIGKILL)
+	for _, k := range slices.Backward(p.containers()) {
+		_, _, ended := k.state()
+		k.signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(gracePeriod - time.Since(began)):
+			s.load.fail("rank %d's %s did not end within the grace period of %v", rank, k.name, gracePeriod)
+			k.signal(syscall.SIGKILL)
+		}
 	}
 	return []int{rank}
 }

@@ -47,16 +47,23 @@ type container struct {
 	ended   chan struct{}
 }
 
-// pod is a namespace with a sidecar and a server.
+// pod is a namespace with the process of a rank and, on rank 0, a server.
 type pod struct {
 	rank            int
 	dir             string
 	backend         string
-	sidecar, server *container
+	sidecar, server *container // server is nil but on rank 0
 
 	mu sync.Mutex
 	// uid counts the pods that have had this rank.
 	uid int
+}
+
+func (p *pod) containers() []*container {
+	if p.server == nil {
+		return []*container{p.sidecar}
+	}
+	return []*container{p.sidecar, p.server}
 }
 
 // cluster is the whole instance.
@@ -98,16 +105,22 @@ func newCluster(t *testing.T, attention, expert int) *cluster {
 			t.Fatalf("tmpfs: %v", err)
 		}
 		t.Cleanup(func() { _ = syscall.Unmount(p.dir, syscall.MNT_DETACH) })
-		common := []string{"--config-dir", c.dir, "--rank", strconv.Itoa(rank), "--socket", filepath.Join(p.dir, "engine.sock")}
-		p.sidecar = &container{pod: p, name: "runtime", args: append([]string{filepath.Join(bin, "runtime"), "--tls-dir", c.dir,
-			"--advertise-host", address(rank + 1), "--backend", wedgeable}, common...)}
-		p.server = &container{pod: p, name: "server", args: append([]string{filepath.Join(bin, "server")}, common...)}
+		p.sidecar = &container{pod: p, name: "runtime", args: []string{filepath.Join(bin, "runtime"), "--config-dir", c.dir, "--tls-dir", c.dir,
+			"--rank", strconv.Itoa(rank), "--advertise-host", address(rank + 1), "--backend", wedgeable}}
+		if rank == 0 {
+			serve := []string{"--socket", filepath.Join(p.dir, "engine.sock")}
+			p.sidecar.args = append(p.sidecar.args, serve...)
+			p.server = &container{pod: p, name: "server", args: append([]string{filepath.Join(bin, "server"), "--config-dir", c.dir}, serve...)}
+		} else {
+			p.sidecar.args = append(p.sidecar.args, "--socket", "", "--drain-timeout", "30s")
+		}
 		c.pods = append(c.pods, p)
 	}
 	t.Cleanup(c.stop)
 	for _, p := range c.pods {
-		go p.sidecar.supervise()
-		go p.server.supervise()
+		for _, k := range p.containers() {
+			go k.supervise()
+		}
 	}
 	return c
 }
@@ -149,8 +162,9 @@ func (c *cluster) configure(t *testing.T, attention, expert int) {
 
 func (c *cluster) stop() {
 	for _, p := range c.pods {
-		p.sidecar.close()
-		p.server.close()
+		for _, k := range p.containers() {
+			k.close()
+		}
 	}
 }
 
@@ -324,7 +338,7 @@ func (c *cluster) await(t *testing.T, within time.Duration) uint64 {
 func (p *pod) tail() string {
 	const most = 6000
 	var all bytes.Buffer
-	for _, k := range []*container{p.sidecar, p.server} {
+	for _, k := range p.containers() {
 		b, _ := os.ReadFile(k.log())
 		fmt.Fprintf(&all, "--- rank %d %s\n%s\n", p.rank, k.name, b[max(0, len(b)-most):])
 	}

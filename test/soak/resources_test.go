@@ -44,7 +44,7 @@ type usage struct {
 func (c *cluster) sample(faults int) (map[int]usage, error) {
 	all := map[int]usage{}
 	for _, p := range c.pods {
-		for _, k := range []*container{p.sidecar, p.server} {
+		for _, k := range p.containers() {
 			port := plan.MetricsPort
 			if k == p.server {
 				port = plan.ServingPort

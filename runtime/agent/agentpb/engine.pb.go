@@ -139,10 +139,7 @@ type DescribeResponse struct {
 	// True in the sidecar of rank 0.
 	Leader bool `protobuf:"varint,15,opt,name=leader,proto3" json:"leader,omitempty"`
 	// Identifies the schedule settings in use, see plan.Instance.ScheduleHash.
-	ScheduleHash string `protobuf:"bytes,16,opt,name=schedule_hash,json=scheduleHash,proto3" json:"schedule_hash,omitempty"`
-	// True on every rank while the leader's server drains: a pod that is told to
-	// stop too should wait, because accepted requests still need its rank.
-	Draining      bool `protobuf:"varint,17,opt,name=draining,proto3" json:"draining,omitempty"`
+	ScheduleHash  string `protobuf:"bytes,16,opt,name=schedule_hash,json=scheduleHash,proto3" json:"schedule_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,13 +284,6 @@ func (x *DescribeResponse) GetScheduleHash() string {
 		return x.ScheduleHash
 	}
 	return ""
-}
-
-func (x *DescribeResponse) GetDraining() bool {
-	if x != nil {
-		return x.Draining
-	}
-	return false
 }
 
 type Sampling struct {
@@ -1070,7 +1060,7 @@ var File_runtime_agent_agentpb_engine_proto protoreflect.FileDescriptor
 const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\n" +
 	"\"runtime/agent/agentpb/engine.proto\x12\x0ffindep.agent.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\xe8\x04\n" +
+	"\x0fDescribeRequest\"\xd2\x04\n" +
 	"\x10DescribeResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -1090,8 +1080,7 @@ const file_runtime_agent_agentpb_engine_proto_rawDesc = "" +
 	"\x16end_of_sequence_tokens\x18\r \x03(\x05R\x13endOfSequenceTokens\x12\x12\n" +
 	"\x04rank\x18\x0e \x01(\rR\x04rank\x12\x16\n" +
 	"\x06leader\x18\x0f \x01(\bR\x06leader\x12#\n" +
-	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHash\x12\x1a\n" +
-	"\bdraining\x18\x11 \x01(\bR\bdraining\"\x8d\x01\n" +
+	"\rschedule_hash\x18\x10 \x01(\tR\fscheduleHashJ\x04\b\x11\x10\x12\"\x8d\x01\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +

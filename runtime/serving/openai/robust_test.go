@@ -437,26 +437,6 @@ func TestMetricsAndReport(t *testing.T) {
 	}
 }
 
-func TestFollowerNamesTheLeader(t *testing.T) {
-	h := openai.Follower("moe-0.svc:8000", serving.NewProcessRegistry(), func() error { return fmt.Errorf("shard 3 is missing") })
-	for path, want := range map[string]struct {
-		status int
-		text   string
-	}{
-		"/healthz":        {200, "ok"},
-		"/readyz":         {503, "shard 3 is missing"},
-		"/metrics":        {200, "go_goroutines"},
-		"/v1/models":      {503, "moe-0.svc:8000"},
-		"/v1/completions": {503, "moe-0.svc:8000"},
-		"/other":          {404, "there is no /other"},
-	} {
-		w := record(h, path)
-		if w.Code != want.status || !strings.Contains(w.Body.String(), want.text) {
-			t.Errorf("%s: status %d, %.200s", path, w.Code, w.Body)
-		}
-	}
-}
-
 func record(h http.Handler, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/findep/findep-operator/runtime/chattemplate"
@@ -82,26 +81,6 @@ func New(c Config) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.extend(w)
 	s.mux.ServeHTTP(w, r)
-}
-
-// Follower returns the handler of a pod that does not lead: alive, measured,
-// and pointing /v1 to the leader. ready says what is missing; nil if nothing.
-func Follower(leader string, registry *prometheus.Registry, ready func() error) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", alive)
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		alive(w, nil)
-	})
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/v1/", func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, &serving.Refusal{Kind: serving.Unavailable, Message: "this rank does not serve requests; send them to the leader, " + leader})
-	})
-	mux.HandleFunc("/", notFound)
-	return mux
 }
 
 func alive(w http.ResponseWriter, _ *http.Request) {

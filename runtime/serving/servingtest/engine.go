@@ -58,10 +58,6 @@ type Engine struct {
 	EndOfSequence []int32
 	// OnStep is called before a step is taken in.
 	OnStep func(*agentpb.StepRequest)
-	// Follower makes Describe say that this is not rank 0.
-	Follower bool
-	// Draining is what Describe says of the leader's server.
-	Draining bool
 
 	mu      sync.Mutex
 	epoch   uint64
@@ -151,13 +147,6 @@ func (e *Engine) Steps() (steps, mixed, widest int) {
 	return e.steps, e.mixed, e.widest
 }
 
-// SetDraining changes what Describe says.
-func (e *Engine) SetDraining(draining bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.Draining = draining
-}
-
 // Break ends the epoch between two steps. change, unless nil, alters what the
 // next epoch has.
 func (e *Engine) Break(change func(*Engine)) {
@@ -181,7 +170,7 @@ func (e *Engine) Describe(context.Context) (*agentpb.DescribeResponse, error) {
 		Ready: true, Epoch: e.epoch, ModelName: "fake", AttentionRanks: uint32(e.Ranks), ExpertRanks: 1,
 		MaxContextTokens: uint32(e.Context), VocabularySize: uint32(e.Vocabulary), KvBlocksPerRank: uint32(e.KVBlocks),
 		KvBlockTokens: uint32(e.BlockTokens), MaxStepTokensPerRank: uint32(e.StepTokens),
-		EndOfSequenceTokens: e.EndOfSequence, Leader: !e.Follower, Draining: e.Draining,
+		EndOfSequenceTokens: e.EndOfSequence, Leader: true,
 	}
 	if e.unready > 0 {
 		e.unready--

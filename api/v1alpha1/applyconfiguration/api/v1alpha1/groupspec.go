@@ -32,8 +32,9 @@ type GroupSpecApplyConfiguration struct {
 	// does the arithmetic. Default: 50m CPU and 128Mi memory requested, no
 	// limit. nvidia.com/gpu is set from gpusPerPod and must not be given here.
 	Resources *v1.ResourceRequirements `json:"resources,omitempty"`
-	// serverResources are the resources of the server container. Default: 10m CPU
-	// and 64Mi memory requested, no limit.
+	// serverResources are the resources of the server container, which the pod of
+	// rank 0 has, in groups.attention. Default: 10m CPU and 64Mi memory requested,
+	// no limit.
 	ServerResources *v1.ResourceRequirements `json:"serverResources,omitempty"`
 	// deviceClaim makes the pods claim their GPU through Dynamic Resource
 	// Allocation (resource.k8s.io/v1) instead of asking for nvidia.com/gpu.
@@ -42,7 +43,10 @@ type GroupSpecApplyConfiguration struct {
 	// spec) that is applied last. What ties a pod to its rank cannot be changed:
 	// its name, host name, restart policy, scheduling group and service account
 	// token, labels and annotations of the operator, the GPU, and image, command,
-	// arguments, ports and mounts of the operator's containers and volumes.
+	// arguments, ports and mounts of the operator's containers and volumes. It is
+	// written for the pod of rank 0, which has the server (spec.containers) and the
+	// runtime as its sidecar (spec.initContainers). The other pods have the runtime
+	// only: what the patch says of it holds for them too.
 	PodTemplate *runtime.RawExtension `json:"podTemplate,omitempty"`
 }
 
