@@ -31,7 +31,9 @@ const busiest = math.MaxInt
 type memberFacts struct {
 	index int32
 	// known says that it is part of the deployment: status lists it, or it has
-	// pods that are to stay.
+	// pods that are to stay, or its configuration. The latter is written before its
+	// first pod, and may be all that a lagging cache shows of a new instance, which
+	// must not lead to another one at the next index.
 	known bool
 	// draining says that status marks it as one to be removed.
 	draining bool
@@ -121,7 +123,7 @@ func (s *scope) considerMembers() {
 
 func (s *scope) memberFacts(i *instance) memberFacts {
 	f := memberFacts{
-		index: i.index, draining: !i.drainingSince.IsZero(), known: i.listed, serving: s.serving(i), load: busiest,
+		index: i.index, draining: !i.drainingSince.IsZero(), known: i.listed || s.hasConfiguration(i), serving: s.serving(i), load: busiest,
 	}
 	for _, pod := range i.pods {
 		f.leaving = f.leaving || terminating(pod)
@@ -173,8 +175,14 @@ func (s *scope) remains(i *instance) bool {
 			return true
 		}
 	}
-	secret := render.ReadSecret(s.secrets[render.SecretName(s.owner.Name, i.index)])
-	return len(i.pods) > 0 || secret.Configured()
+	return len(i.pods) > 0 || s.hasConfiguration(i)
+}
+
+// hasConfiguration says that an instance has its Secret, with the configuration.
+func (s *scope) hasConfiguration(i *instance) bool {
+	secret := s.secrets[render.SecretName(s.owner.Name, i.index)]
+	content := render.ReadSecret(secret)
+	return content.Configured() && secret.DeletionTimestamp.IsZero()
 }
 
 // drainingMark is what status says about an instance that is to go.

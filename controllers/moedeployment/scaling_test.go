@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/findep/findep-operator/api/v1alpha1"
+	"github.com/findep/findep-operator/controllers/render"
 	"github.com/findep/findep-operator/controllers/resolve"
 	"github.com/findep/findep-operator/runtime/plan"
 	"github.com/findep/findep-operator/test/wrappers"
@@ -47,6 +48,37 @@ func TestChooseMembers(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestNewInstanceInALaggingCache: the Secret of an instance may be all that the cache
+// shows of it while its pods are being made.
+func TestNewInstanceInALaggingCache(t *testing.T) {
+	s := newStage(t, wrappers.MoEDeployment("lite"))
+	content := render.SecretContent{Instance: []byte("{}"), Revision: "1"}
+	var secret corev1.Secret
+	if err := convert(render.Secret(s.owner, 0, content), &secret); err != nil {
+		t.Fatal(err)
+	}
+	for name, wants := range map[string]struct {
+		change func()
+		index  int32
+	}{
+		"it is the instance":        {func() {}, 0},
+		"not when it is going away": {func() { secret.DeletionTimestamp = ptr.To(metav1.NewTime(start)) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.instances, s.secrets = nil, map[string]*corev1.Secret{secret.Name: &secret}
+			wants.change()
+			s.noticeInstance(&secret)
+			s.considerMembers()
+			for _, i := range s.instances {
+				if i.wanted != (i.index == wants.index) {
+					t.Errorf("instance %d is wanted: %v", i.index, i.wanted)
+				}
+			}
+		})
+		secret.DeletionTimestamp = nil
 	}
 }
 

@@ -50,8 +50,11 @@ func (s *stage) pods(change func(pod *corev1.Pod)) *stage {
 		for rank := range in.Attention + in.Expert {
 			ac := render.Pod(in, rank)
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: *ac.Name, Namespace: *ac.Namespace, Labels: ac.Labels}}
-			pod.Spec.InitContainers = []corev1.Container{{Name: render.RuntimeContainer, Image: in.Images.Runtime}}
-			pod.Spec.Containers = []corev1.Container{{Name: render.ServerContainer, Image: in.Images.Server}}
+			pod.Spec.Containers = []corev1.Container{{Name: render.RuntimeContainer, Image: in.Images.Runtime}}
+			if rank == 0 {
+				pod.Spec.InitContainers = pod.Spec.Containers
+				pod.Spec.Containers = []corev1.Container{{Name: render.ServerContainer, Image: in.Images.Server}}
+			}
 			change(pod)
 			i.pods[pod.Name] = pod
 		}
@@ -71,8 +74,11 @@ func unschedulable(message string) func(*corev1.Pod) {
 func containers(state corev1.ContainerState) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		pod.Spec.NodeName, pod.Status.PodIP = "node1", "10.0.0.1"
-		pod.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: render.RuntimeContainer, State: state}}
-		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: render.ServerContainer, State: state}}
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: render.RuntimeContainer, State: state}}
+		if rankOf(pod) == 0 {
+			pod.Status.InitContainerStatuses = pod.Status.ContainerStatuses
+			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: render.ServerContainer, State: state}}
+		}
 	}
 }
 
@@ -225,7 +231,7 @@ func TestStatusTellsEachStage(t *testing.T) {
 				if rankOf(pod) == 3 {
 					containers(waiting("CrashLoopBackOff", "back-off 5m0s restarting failed container"))(pod)
 					pod.Status.Conditions = nil
-					pod.Status.InitContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
+					pod.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{
 						ExitCode: 1, Reason: "Error",
 						Message: "error: checkpoint: tensor model.layers.3.mlp.experts.7.up_proj.weight is missing from model.safetensors\n",
 					}
