@@ -191,8 +191,8 @@ var _ = Describe("Placement", func() {
 		pods := w.pods(ctx, name)
 		expert, attention := pods["lite-0-eg-0"], pods["lite-0-ag-0"]
 		Expect(expert.Spec.ResourceClaims).To(HaveLen(1))
-		Expect(expert.Spec.InitContainers[0].Resources.Claims).To(HaveLen(1))
-		Expect(expert.Spec.InitContainers[0].Resources.Limits).NotTo(HaveKey(corev1.ResourceName("nvidia.com/gpu")))
+		Expect(expert.Spec.Containers[0].Resources.Claims).To(HaveLen(1))
+		Expect(expert.Spec.Containers[0].Resources.Limits).NotTo(HaveKey(corev1.ResourceName("nvidia.com/gpu")))
 		Expect(attention.Spec.InitContainers[0].Resources.Limits).To(HaveKey(corev1.ResourceName("nvidia.com/gpu")))
 		var template resourcev1.ResourceClaimTemplate
 		Expect(exists(ctx, &template, *expert.Spec.ResourceClaims[0].ResourceClaimTemplateName)).To(BeTrue())
@@ -214,6 +214,8 @@ var _ = Describe("Placement", func() {
 		pods := w.pods(ctx, name)
 		Expect(pods["lite-0-ag-0"].Labels).To(HaveKeyWithValue("team", "moe"))
 		Expect(pods["lite-0-ag-0"].Spec.InitContainers[0].Env).To(ContainElement(corev1.EnvVar{Name: "NCCL_DEBUG", Value: "INFO"}))
+		By("the same for the other ranks of the group, whose runtime is their only container")
+		Expect(pods["lite-0-ag-1"].Spec.Containers[0].Env).To(ContainElement(corev1.EnvVar{Name: "NCCL_DEBUG", Value: "INFO"}))
 		Expect(pods["lite-0-eg-0"].Labels).NotTo(HaveKey("team"))
 		Expect(w.condition(ctx, name, v1alpha1.ConditionFullyActedOn)).To(HavePrefix("True/"))
 	})
