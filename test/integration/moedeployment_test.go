@@ -346,7 +346,9 @@ var _ = Describe("A MoEDeployment", func() {
 		GinkgoHelper()
 		of := map[string]string{}
 		for _, pod := range w.pods(ctx, name) {
-			of[pod.Labels[v1alpha1.LabelInstance]] = pod.Spec.Containers[0].Image
+			if pod.Labels[v1alpha1.LabelLeader] == "true" {
+				of[pod.Labels[v1alpha1.LabelInstance]] = pod.Spec.Containers[0].Image
+			}
 		}
 		return of
 	}
@@ -361,7 +363,8 @@ var _ = Describe("A MoEDeployment", func() {
 
 		w.kill(ctx, "lite-0-eg-1")
 		w.settle(ctx, name)
-		Expect(w.pods(ctx, name)["lite-0-eg-1"].Spec.Containers[0].Image).To(Equal("findep/server:1"))
+		pods := w.pods(ctx, name)
+		Expect(pods["lite-0-eg-1"].Labels[v1alpha1.LabelRevision]).To(Equal(pods["lite-0-ag-0"].Labels[v1alpha1.LabelRevision]))
 
 		w.change(ctx, name, func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 0 })
 		roll(ctx, "findep/server:2", func() {})
@@ -698,7 +701,7 @@ var _ = Describe("A MoEDeployment", func() {
 		w.settle(ctx, name)
 		after := w.pods(ctx, name)
 		Expect(after["lite-0-ag-0"].UID).To(Equal(before["lite-0-ag-0"].UID))
-		Expect(after["lite-0-eg-0"].Spec.Containers[0].Image).To(Equal("findep/server:1"))
+		Expect(after["lite-0-eg-0"].Spec.Containers[0].Image).To(Equal("findep/runtime:1"))
 	})
 
 	It("puts right what somebody changed in a child", func(ctx context.Context) {
