@@ -15,5 +15,5 @@ if [ ! -x "$cache/lws-manager" ]; then
   (cd "$source" && CGO_ENABLED=0 "$go" build -o "$cache/lws-manager" ./cmd)
 fi
 printf '%s, %s cores, Linux %s\n\n' "$(date -u +%F)" "$(nproc)" "$(uname -r)"
-"$go" run ./test/perf --subject bare,findep,lws --rest "${PERF_REST:-3m}" --table \
+"$go" run ./test/perf --subject bare,findep,findep-nogang,lws --rest "${PERF_REST:-3m}" --table \
   --lws-manager "$cache/lws-manager" --lws-source "$source" "$@"

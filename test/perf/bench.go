@@ -24,7 +24,8 @@ type settings struct {
 	groups, pods, nodes int
 	rest                time.Duration
 	restart, roll       bool
-	gang, topology      bool
+	topology            bool
+	gates               string
 	keep, check         bool
 	limit               time.Duration
 	managerArgs         []string
@@ -60,7 +61,7 @@ func measure(ctx context.Context, name string, set settings) (r *result, err err
 	defer cancel()
 	b := &bench{settings: set}
 	progress("%s: %d x %d pods on %d nodes; logs in %s", name, set.groups, set.pods, set.nodes, dir)
-	if b.plane, err = startPlane(ctx, dir); err != nil {
+	if b.plane, err = startPlane(ctx, dir, set.gates); err != nil {
 		return nil, err
 	}
 	defer func() {

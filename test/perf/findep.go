@@ -23,6 +23,8 @@ import (
 
 // findep is the operator: the program that `make build` makes.
 type findep struct {
+	// gang says that each instance is placed as a gang.
+	gang    bool
 	path    string
 	metrics int
 	pprof   int
@@ -78,7 +80,7 @@ func (s *findep) start(ctx context.Context, b *bench) (err error) {
 func (s *findep) apply(ctx context.Context, b *bench, i int) error {
 	attention := int32(b.pods * 3 / 8)
 	placement := v1alpha1.PlacementSpec{Gang: v1alpha1.GangRequired}
-	if !b.gang {
+	if !s.gang {
 		placement.Gang = v1alpha1.GangOff
 	}
 	if !b.topology {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+
+	"github.com/findep/findep-operator/hack/localcluster/features"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -51,7 +53,7 @@ func command() *cobra.Command {
 	f.IntVar(&set.groups, "groups", 500, "number of MoEDeployments, StatefulSets, ...")
 	f.IntVar(&set.pods, "pods", 16, "pods of each")
 	f.IntVar(&set.nodes, "nodes", 1000, "number of nodes, with 8 GPUs each")
-	f.BoolVar(&set.gang, "gang", true, "let the operator place each instance as a gang")
+	f.StringVar(&set.gates, "feature-gates", features.Gates, "feature gates of API server and scheduler")
 	f.BoolVar(&set.topology, "topology", true, "let the operator prefer one rack for each instance, as it does by default")
 	f.DurationVar(&set.rest, "rest", time.Minute, "how long to watch the operator at rest; 0 leaves this out")
 	f.BoolVar(&set.restart, "restart", true, "restart the manager")

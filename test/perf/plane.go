@@ -41,7 +41,9 @@ var stages []byte
 // plane is a control plane with everything that runs beside it.
 type plane struct {
 	dir, bin string
-	server   string
+	// gates are the feature gates of all components.
+	gates  string
+	server string
 	// scheduler is the scheduler's port.
 	scheduler int
 	processes []*process
@@ -49,7 +51,7 @@ type plane struct {
 }
 
 // startPlane starts etcd, the API server, the scheduler and KWOK.
-func startPlane(ctx context.Context, dir string) (*plane, error) {
+func startPlane(ctx context.Context, dir, gates string) (*plane, error) {
 	builder, err := binaries.NewBuilder(os.Stderr)
 	if err != nil {
 		return nil, err
@@ -57,7 +59,7 @@ func startPlane(ctx context.Context, dir string) (*plane, error) {
 	if err := builder.Ensure(ctx, "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"); err != nil {
 		return nil, err
 	}
-	p := &plane{dir: dir, bin: builder.Bin}
+	p := &plane{dir: dir, bin: builder.Bin, gates: gates}
 	if err := p.up(ctx); err != nil {
 		p.stop()
 		return nil, err
@@ -90,7 +92,7 @@ func (p *plane) up(ctx context.Context) error {
 		return err
 	}
 	_, err = p.run("kube-scheduler", "--config="+p.path("scheduler.yaml"), "--bind-address=127.0.0.1",
-		"--secure-port="+strconv.Itoa(p.scheduler), "--feature-gates="+features.Gates,
+		"--secure-port="+strconv.Itoa(p.scheduler), "--feature-gates="+p.gates,
 		// Profiles are taken without a token: the port is the namespace's own.
 		"--authorization-always-allow-paths=/healthz,/readyz,/livez,/debug/pprof/*")
 	return err
@@ -105,7 +107,7 @@ func (p *plane) apiserverArgs(etcd string, port int) []string {
 		"--service-account-key-file=" + p.path("sa.pub"), "--service-account-signing-key-file=" + p.path("sa.key"),
 		"--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
 		"--enable-priority-and-fairness=false",
-		"--feature-gates=" + features.Gates, "--runtime-config=" + features.RuntimeConfig,
+		"--feature-gates=" + p.gates, "--runtime-config=" + features.RuntimeConfig,
 		"--audit-policy-file=" + p.path("audit.yaml"), "--audit-log-path=" + p.auditLog(),
 		"--audit-log-mode=batch", "--audit-log-batch-max-wait=1s", "--audit-log-batch-max-size=100",
 	}
@@ -143,7 +145,7 @@ func (p *plane) startControllers(names ...string) (*process, error) {
 	return p.run("kube-controller-manager", "--kubeconfig="+p.kubeconfig(userController), "--leader-elect=false",
 		"--service-account-private-key-file="+p.path("sa.key"), "--secure-port=0", "--allocate-node-cidrs=false",
 		"--kube-api-qps="+strconv.Itoa(clientQPS), "--kube-api-burst="+strconv.Itoa(2*clientQPS),
-		"--controllers="+strings.Join(names, ","), "--feature-gates="+features.Gates)
+		"--controllers="+strings.Join(names, ","), "--feature-gates="+p.gates)
 }
 
 func (p *plane) stop() {

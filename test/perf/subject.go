@@ -33,10 +33,11 @@ type subject interface {
 }
 
 var subjects = map[string]func() subject{
-	"findep":      func() subject { return &findep{} },
-	"bare":        func() subject { return &bare{} },
-	"statefulset": func() subject { return statefulSet{} },
-	"lws":         func() subject { return lws{} },
+	"findep":        func() subject { return &findep{gang: true} },
+	"findep-nogang": func() subject { return &findep{} },
+	"bare":          func() subject { return &bare{} },
+	"statefulset":   func() subject { return statefulSet{} },
+	"lws":           func() subject { return lws{} },
 }
 
 // podTemplate is the pod of the subjects other than the operator: as small as
