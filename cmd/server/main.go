@@ -31,6 +31,7 @@ const maxConfigBytes = 1 << 20
 // options are the command's flags.
 type options struct {
 	configDir, socket, listen string
+	rank                      int
 	maxQueue                  int
 	maxBodyBytes              int64
 	drainTimeout              time.Duration
@@ -58,6 +59,11 @@ func command(log *slog.Logger) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.rank > 0 {
+				log.Info("only rank 0 serves requests", "rank", o.rank)
+				<-cmd.Context().Done()
+				return nil
+			}
 			instance, err := o.load()
 			if err != nil {
 				return err
@@ -72,6 +78,8 @@ func command(log *slog.Logger) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.configDir, "config-dir", "/etc/findep/instance", "directory with "+plan.InstanceFile)
 	f.StringVar(&o.socket, "socket", "/run/findep/engine.sock", "Unix socket of the sidecar's Engine API")
+	// Operators before 0.2 start a server in the pods of all ranks.
+	f.IntVar(&o.rank, "rank", 0, "this pod's rank; a server on another one than 0 does nothing")
 	f.StringVar(&o.listen, "listen", ":"+strconv.Itoa(plan.ServingPort), "address to serve HTTP on")
 	f.IntVar(&o.maxQueue, "max-queue", 1024, "prompts that may wait; more are answered with 429")
 	f.Int64Var(&o.maxBodyBytes, "max-body-bytes", 8<<20, "largest request body; larger ones are answered with 413")

@@ -276,6 +276,25 @@ func TestLeaderOutlivesItsSidecar(t *testing.T) {
 	}
 }
 
+// TestOtherRanksServeNothing: operators before 0.2 start a server for them too, and
+// would take one that ends for failing.
+func TestOtherRanksServeNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := command(slog.New(slog.DiscardHandler))
+	c.SetArgs([]string{"--config-dir", t.TempDir(), "--rank", "1"})
+	done := make(chan error, 1)
+	go func() { done <- c.ExecuteContext(ctx) }()
+	select {
+	case err := <-done:
+		t.Fatalf("it ended by itself: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStartErrors(t *testing.T) {
 	valid := configDir(t, instance(tinyModel))
 	noTokenizer := configDir(t, instance(t.TempDir()))
