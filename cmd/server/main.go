@@ -60,17 +60,15 @@ func command(log *slog.Logger) *cobra.Command {
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.rank > 0 {
-				log.Info("only rank 0 serves requests", "rank", o.rank)
-				<-cmd.Context().Done()
-				return nil
+				return idle(cmd.Context(), &o, log.With("rank", o.rank))
 			}
 			instance, err := o.load()
 			if err != nil {
 				return err
 			}
-			listener, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", o.listen)
+			listener, err := o.bind(cmd.Context())
 			if err != nil {
-				return fmt.Errorf("--listen %s: %w", o.listen, err)
+				return err
 			}
 			return run(cmd.Context(), &o, instance, listener, log.With("rank", 0))
 		},
@@ -78,13 +76,20 @@ func command(log *slog.Logger) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.configDir, "config-dir", "/etc/findep/instance", "directory with "+plan.InstanceFile)
 	f.StringVar(&o.socket, "socket", "/run/findep/engine.sock", "Unix socket of the sidecar's Engine API")
-	// Operators before 0.2 start a server in the pods of all ranks.
-	f.IntVar(&o.rank, "rank", 0, "this pod's rank; a server on another one than 0 does nothing")
+	f.IntVar(&o.rank, "rank", 0, "this pod's rank; on another one than 0 only probes are answered")
 	f.StringVar(&o.listen, "listen", ":"+strconv.Itoa(plan.ServingPort), "address to serve HTTP on")
 	f.IntVar(&o.maxQueue, "max-queue", 1024, "prompts that may wait; more are answered with 429")
 	f.Int64Var(&o.maxBodyBytes, "max-body-bytes", 8<<20, "largest request body; larger ones are answered with 413")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "how long accepted requests may go on after SIGTERM")
 	return cmd
+}
+
+func (o *options) bind(ctx context.Context) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %s: %w", o.listen, err)
+	}
+	return listener, nil
 }
 
 // load reads the instance's configuration and checks the flags against it.

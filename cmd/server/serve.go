@@ -123,6 +123,21 @@ func random() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
+// idle answers probes until ctx ends. Operators before 0.2 start a server in the
+// pods of all ranks, and wait for it to be ready.
+func idle(ctx context.Context, o *options, log *slog.Logger) error {
+	listener, err := o.bind(ctx)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	for _, path := range []string{"/healthz", "/readyz"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	}
+	log.Info("answering probes; only rank 0 serves requests", "address", listener.Addr().String())
+	return serveHTTP(ctx, mux, listener, log, func(server *http.Server) error { return server.Close() })
+}
+
 // serveHTTP serves until ctx ends and then calls shutdown.
 func serveHTTP(ctx context.Context, handler http.Handler, listener net.Listener, log *slog.Logger, shutdown func(*http.Server) error) error {
 	server := &http.Server{
