@@ -130,14 +130,7 @@ func (o *Options) validate() error {
 		return fmt.Errorf("--heartbeat-timeout is %v; it must be at least twice --heartbeat-interval (%v)",
 			o.HeartbeatTimeout, o.HeartbeatInterval)
 	}
-	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
-		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
-			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
-	}
-	if o.DrainTimeout < 0 {
-		return fmt.Errorf("--drain-timeout is %v; it must not be negative", o.DrainTimeout)
-	}
-	if err := o.validateShared(); err != nil {
+	if err := cmp.Or(o.validateTimeouts(), o.validateShared()); err != nil {
 		return err
 	}
 	if o.WarmUpBudget < 0 || o.WarmUpBudget > maxWarmUpBudget {
@@ -145,6 +138,17 @@ func (o *Options) validate() error {
 	}
 	if len(o.Socket) > 100 {
 		return fmt.Errorf("--socket %q has %d characters; Unix socket paths hold at most 100", o.Socket, len(o.Socket))
+	}
+	return nil
+}
+
+func (o *Options) validateTimeouts() error {
+	if o.ConnectTimeout <= 0 || o.StepTimeout <= 0 || o.LoadTimeout <= 0 {
+		return fmt.Errorf("--connect-timeout is %v, --step-timeout %v and --load-timeout %v; all must be positive",
+			o.ConnectTimeout, o.StepTimeout, o.LoadTimeout)
+	}
+	if o.DrainTimeout < 0 {
+		return fmt.Errorf("--drain-timeout is %v; it must not be negative", o.DrainTimeout)
 	}
 	return nil
 }

@@ -18,10 +18,10 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-
-	"github.com/findep/findep-operator/hack/localcluster/features"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/findep/findep-operator/hack/localcluster/features"
 )
 
 func main() {

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -435,12 +434,6 @@ func TestMetricsAndReport(t *testing.T) {
 	if p := e.Report(); p.GetKvCacheTokens() != 2*64*16 || p.GetTimeToFirstTokenMilliseconds() <= 0 || p.GetTimePerOutputTokenMilliseconds() <= 0 {
 		t.Errorf("report %v", p)
 	}
-}
-
-func record(h http.Handler, path string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-	return w
 }
 
 // TestBackPressureUnderLoad: more clients than fit are told when to come back,
