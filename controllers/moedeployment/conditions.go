@@ -264,10 +264,11 @@ func (s *scope) surgeServing() int {
 // rolling describes a rollout that is under way.
 func (s *scope) rolling(views []instanceView) (verdict, bool) {
 	old, due, waits := 0, 0, false
-	for _, v := range views {
+	for n, v := range views {
 		if s.old(v.instance) {
 			old++
-			if v.index >= s.deployment.Spec.Rollout.Partition {
+			// Ordinals, as in planRollout: after a scale-down indexes have gaps.
+			if n >= int(s.deployment.Spec.Rollout.Partition) {
 				due++
 			}
 			waits = waits || v.waits

@@ -349,6 +349,17 @@ func TestStatusTellsEachStage(t *testing.T) {
 				}
 			}).observed(healthy)
 		},
+		"31-held-by-partition-with-a-gap": func(t *testing.T) *stage {
+			w := lite().Replicas(2).With(func(s *v1alpha1.MoEDeploymentSpec) { s.Rollout.Partition = 1 })
+			s := newStage(t, w)
+			s.instances[0].index, s.instances[1].index = 1, 3
+			return s.pods(func(pod *corev1.Pod) {
+				readyPod(pod)
+				if strings.HasPrefix(pod.Name, "lite-1") {
+					pod.Labels[v1alpha1.LabelRevision] = "older"
+				}
+			}).observed(healthy)
+		},
 		"18-quota-exceeded": func(t *testing.T) *stage {
 			s := newStage(t, lite())
 			s.failures = []string{`instances: instance 0: pod lite-0-ag-0: pods "lite-0-ag-0" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=0, limited: requests.nvidia.com/gpu=0`}
