@@ -20,7 +20,7 @@ import (
 
 // Names in a pod that belong to the operator.
 const (
-	// RuntimeContainer is the native sidecar that solves and executes.
+	// RuntimeContainer solves and executes; see render.RuntimeContainer.
 	RuntimeContainer = "runtime"
 	// ServerContainer is the model server.
 	ServerContainer = "server"

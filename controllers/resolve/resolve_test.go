@@ -228,10 +228,11 @@ func TestRevisionFollowsIntentOnly(t *testing.T) {
 func TestFieldsWithoutEffectAreListed(t *testing.T) {
 	d := wrappers.MoEDeployment("a").With(func(s *v1alpha1.MoEDeploymentSpec) {
 		s.Groups.Attention.GPUsPerPod = 2
+		s.Groups.Expert.ServerResources = &corev1.ResourceRequirements{}
 		s.Placement.Topology = v1alpha1.TopologySpec{Instance: v1alpha1.TopologyRequired, Key: "rack"}
 	}).Obj()
 	got := strings.Join(resolve.Resolve(d, resolve.Facts{Images: images}).NotActedOn, "\n")
-	for _, field := range []string{"groups.attention.gpusPerPod", "placement.topology"} {
+	for _, field := range []string{"groups.attention.gpusPerPod", "groups.expert.serverResources", "placement.topology"} {
 		if !strings.Contains(got, field) {
 			t.Errorf("%s is not listed in:\n%s", field, got)
 		}
